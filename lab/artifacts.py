@@ -5,11 +5,20 @@ from pathlib import Path
 
 from lab.debian import debian_packages
 from lab.errors import LabError
+from lab.kernel import KernelArtifact, kernel, kernel_headers, selftests
 from lab.sysroot import sysroot
 
-__all__ = ["NAMED", "debian_packages", "path_of", "sysroot"]
+__all__ = [
+    "KernelArtifact", "NAMED", "debian_packages", "kernel", "kernel_headers", "path_of", "selftests",
+    "sysroot",
+]
 
 NAMED: dict[str, Callable[[], Path]] = {
+    "debug-kernel": lambda: kernel("debug").image,
+    "debian-kernel": lambda: kernel("debian").image,
+    "headers": kernel_headers,
+    "kernel": lambda: kernel("lab").image,
+    "selftests": selftests,
     "sysroot": sysroot,
 }
 
