@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "kvm/gic.h"
+#include "kvm/vcpu.h"
+
+namespace vmm::kvm {
+
+// A virtual machine of KVM. Its methods may be called from any thread.
+class Vm {
+ public:
+  // Takes a descriptor made by KVM_CREATE_VM; run_size is KVM_GET_VCPU_MMAP_SIZE's answer.
+  [[nodiscard]] static Result<Vm> adopt(Fd fd, std::size_t run_size);
+
+  // Backs the guest-physical range at ipa with host memory, which must outlive the VM. ipa and the
+  // size are multiples of the page size.
+  [[nodiscard]] Result<> set_memory(std::uint32_t slot, std::uint64_t ipa,
+                                    std::span<std::byte> memory);
+
+  // vCPU number index (0 based, in order of creation). All but the first wait for PSCI CPU_ON.
+  [[nodiscard]] Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index, const VcpuFeatures& features);
+
+  // GICv3 with these guest-physical addresses, for vCPUs created before.
+  [[nodiscard]] Result<Gic> create_gic(std::uint64_t distributor, std::uint64_t redistributors,
+                                       unsigned spi_count);
+
+  // Drives the input of a shared peripheral interrupt (0 based, INTID 32 + spi).
+  [[nodiscard]] Result<> set_spi_level(unsigned spi, bool level);
+
+ private:
+  Vm(Fd fd, std::size_t run_size) : fd_(std::move(fd)), run_size_(run_size) {}
+
+  Fd fd_;
+  std::size_t run_size_;
+};
+
+}  // namespace vmm::kvm

@@ -1,0 +1,152 @@
+#include "vmm/vcpu_thread.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <cstdlib>
+#include <utility>
+
+namespace vmm {
+namespace {
+
+int kick_signal() { return SIGRTMIN; }
+
+// A handler that does nothing: the signal's only use is to make KVM_RUN return with EINTR.
+void install_kick_handler() {
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  if (::sigaction(kick_signal(), &action, nullptr) != 0) std::abort();
+}
+
+// All other signals are for the main thread.
+void block_signals_but_kick() {
+  sigset_t set;
+  sigfillset(&set);
+  sigdelset(&set, kick_signal());
+  // Those of our own bugs keep their default: the process dies of them.
+  for (const int fatal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS}) {
+    sigdelset(&set, fatal);
+  }
+  if (::pthread_sigmask(SIG_SETMASK, &set, nullptr) != 0) std::abort();
+}
+
+}  // namespace
+
+VcpuThread::VcpuThread(unsigned index, std::unique_ptr<kvm::RunnableVcpu> vcpu, const MmioBus& bus,
+                       EventHandler on_event)
+    : index_(index), vcpu_(std::move(vcpu)), bus_(bus), on_event_(std::move(on_event)) {
+  install_kick_handler();
+  thread_ = std::thread([this] { run(); });
+}
+
+VcpuThread::~VcpuThread() { stop(); }
+
+void VcpuThread::want(State state) {
+  const std::lock_guard lock(mutex_);
+  if (wanted_ == State::kStopped) return;
+  wanted_ = state;
+  if (state != State::kRunning) {
+    // The flag first: a thread about to enter the guest sees it, one inside sees the signal.
+    vcpu_->request_exit();
+    if (state_ == State::kRunning && ::pthread_kill(thread_.native_handle(), kick_signal()) != 0) {
+      std::abort();
+    }
+  }
+  changed_.notify_all();
+}
+
+void VcpuThread::resume() { want(State::kRunning); }
+void VcpuThread::request_pause() { want(State::kPaused); }
+
+void VcpuThread::wait_paused() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return state_ != State::kRunning; });
+}
+
+void VcpuThread::stop() {
+  want(State::kStopped);
+  if (thread_.joinable()) thread_.join();
+}
+
+VcpuThread::State VcpuThread::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+void VcpuThread::run() {
+  block_signals_but_kick();
+  ::pthread_setname_np(::pthread_self(), ("vcpu" + std::to_string(index_)).c_str());
+  while (enter_running()) {
+    auto result = run_guest();
+    if (!result) {
+      auto error = std::move(result).error();
+      if (const auto pc = vcpu_->program_counter()) {
+        error.add_context(fmt::format("vCPU {} at pc {:#x}", index_, pc.value()));
+      }
+      report(std::move(error));
+    }
+    leave_running();
+  }
+}
+
+bool VcpuThread::enter_running() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return wanted_ != State::kPaused; });
+  if (wanted_ == State::kStopped) {
+    state_ = State::kStopped;
+    changed_.notify_all();
+    return false;
+  }
+  vcpu_->allow_run();
+  state_ = State::kRunning;
+  return true;
+}
+
+void VcpuThread::leave_running() {
+  const std::lock_guard lock(mutex_);
+  state_ = State::kPaused;
+  changed_.notify_all();
+}
+
+bool VcpuThread::keep_running() const {
+  const std::lock_guard lock(mutex_);
+  return wanted_ == State::kRunning;
+}
+
+Result<> VcpuThread::run_guest() {
+  for (;;) {
+    TRY(const auto exit, vcpu_->run());
+    TRY(const auto action, handle_exit(exit, bus_, counts_));
+    switch (action) {
+      case VcpuAction::kContinue:
+        break;
+      case VcpuAction::kInjectAbort: {
+        TRY(vcpu_->inject_data_abort());
+        break;
+      }
+      case VcpuAction::kShutdown:
+        report(GuestEvent::kShutdown);
+        return success();
+      case VcpuAction::kReset:
+        report(GuestEvent::kReset);
+        return success();
+      case VcpuAction::kCrash:
+        report(GuestEvent::kCrash);
+        return success();
+    }
+    // KVM finishes an exit (the register of an MMIO read, the program counter) when it is called
+    // next, so the loop ends only on an exit with nothing left open: with the request to leave
+    // pending, one more run() finishes the last exit and returns without entering the guest.
+    if (std::holds_alternative<kvm::Interrupted>(exit) && !keep_running()) return success();
+  }
+}
+
+void VcpuThread::report(VcpuEvent event) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (wanted_ == State::kRunning) wanted_ = State::kPaused;
+  }
+  on_event_(std::move(event));
+}
+
+}  // namespace vmm
