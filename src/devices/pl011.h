@@ -86,18 +86,17 @@ class Pl011 final : public Device, public MmioDevice {
   };
 
   [[nodiscard]] static Result<State> decode(ByteReader& reader);
-  [[nodiscard]] static std::size_t fifo_depth(const State& state);
 
-  [[nodiscard]] bool listening() const VMM_REQUIRES(mutex_);
+  // Receive bytes that fit: all of the FIFO, or 1 while FIFOs are disabled.
+  [[nodiscard]] std::size_t fifo_depth() const VMM_REQUIRES(mutex_);
   [[nodiscard]] std::size_t receive_trigger() const VMM_REQUIRES(mutex_);
-  [[nodiscard]] std::uint16_t modem_flags() const VMM_REQUIRES(mutex_);
+  [[nodiscard]] bool listening() const VMM_REQUIRES(mutex_);
   [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) VMM_REQUIRES(mutex_);
   [[nodiscard]] std::uint32_t read_data() VMM_REQUIRES(mutex_);
   [[nodiscard]] std::uint32_t read_flags() VMM_REQUIRES(mutex_);
   void write_register(std::uint64_t offset, std::uint32_t value) VMM_REQUIRES(mutex_);
   void write_data(std::uint8_t value) VMM_REQUIRES(mutex_);
   void write_control(std::uint16_t value) VMM_REQUIRES(mutex_);
-  void write_line_control(std::uint8_t value) VMM_REQUIRES(mutex_);
   void push(std::uint8_t value) VMM_REQUIRES(mutex_);
   void write_mask(std::uint16_t value) VMM_REQUIRES(mutex_);
   void update_interrupt() VMM_REQUIRES(mutex_);
