@@ -1,0 +1,46 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "init/cmdline.h"
+
+namespace vmm::guest {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+TEST(CommandLineTest, SplitsAtBlanksOutsideQuotes) {
+  EXPECT_THAT(split_command_line("console=ttyAMA0  quiet\n"),
+              ElementsAre("console=ttyAMA0", "quiet"));
+  EXPECT_THAT(split_command_line("a=\"x y\" b"), ElementsAre("a=x y", "b"));
+  EXPECT_THAT(split_command_line("\"a=x y\" b"), ElementsAre("a=x y", "b"));
+  EXPECT_THAT(split_command_line(""), IsEmpty());
+  EXPECT_THAT(split_command_line("a=\"\" b"), ElementsAre("a=", "b"));
+}
+
+TEST(CommandLineTest, StopsBeforeTheWordsOfInit) {
+  EXPECT_THAT(split_command_line("a -- b"), ElementsAre("a"));
+  EXPECT_THAT(split_command_line("a --"), ElementsAre("a"));
+}
+
+TEST(CommandLineTest, AParameterHasAValueIsEmptyOrIsNotThere) {
+  const std::string_view text = "quiet vmm.run=\"echo 1 > /x; sync\" vmm.shell";
+  EXPECT_EQ(parameter(text, "vmm.run"), "echo 1 > /x; sync");
+  EXPECT_EQ(parameter(text, "vmm.shell"), "");
+  EXPECT_EQ(parameter(text, "vmm.ru"), std::nullopt);
+  EXPECT_EQ(parameter(text, "vmm.runs"), std::nullopt);
+}
+
+TEST(CommandLineTest, TheLastOfAParameterCounts) {
+  EXPECT_EQ(parameter("a=1 a=2", "a"), "2");
+}
+
+TEST(ConsolePathTest, IsThePreferredConsole) {
+  EXPECT_EQ(console_path("ttyAMA0\n"), "/dev/ttyAMA0");
+  EXPECT_EQ(console_path("tty0 ttyAMA0\n"), "/dev/ttyAMA0");
+  EXPECT_EQ(console_path("\n"), "/dev/console");
+  EXPECT_EQ(console_path(""), "/dev/console");
+}
+
+}  // namespace
+}  // namespace vmm::guest
