@@ -1,0 +1,156 @@
+"""Commands and files in a running host, over one SSH connection that all commands share.
+
+The connection ends with QEMU, and with it the ssh process that carries it.
+"""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.hostroot import ssh_key
+
+CONFIG = """\
+Host host
+    HostName 127.0.0.1
+    Port {port}
+    User root
+    IdentityFile {key}
+    IdentitiesOnly yes
+    BatchMode yes
+    ConnectTimeout 30
+    GSSAPIAuthentication no
+    StrictHostKeyChecking no
+    UserKnownHostsFile /dev/null
+    LogLevel ERROR
+    ControlPath {directory}/ssh.sock
+    ControlMaster no
+"""
+SSH_FAILED = 255
+
+
+class CommandFailed(LabError):
+    """A command in the host ended with a status other than 0; `result` has all of it."""
+
+    def __init__(self, text: str, result: subprocess.CompletedProcess[str]) -> None:
+        super().__init__(text)
+        self.result = result
+
+
+class CommandTimeout(LabError):
+    """A command in the host did not end in time."""
+
+
+class Remote:
+    """Access to the host whose files are in `directory`. May be used by several threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._base = ["ssh", "-F", str(directory / "ssh_config")]
+
+    def argv(self, cmd: str | Sequence[str], tty: bool = False) -> list[str]:
+        """The local command that runs `cmd` (a string goes to the host's shell) in the host."""
+        text = cmd if isinstance(cmd, str) else shlex.join(str(word) for word in cmd)
+        return [*self._base, *(["-t"] if tty else []), "host", text]
+
+    def run(
+        self, cmd: str | Sequence[str], timeout: float, check: bool, data: str | bytes | None
+    ) -> subprocess.CompletedProcess[str]:
+        """See lab.host.Host.run."""
+        shown = cmd if isinstance(cmd, str) else shlex.join(str(word) for word in cmd)
+        raw = data.encode() if isinstance(data, str) else data
+        source = {"stdin": subprocess.DEVNULL} if raw is None else {"input": raw}
+        try:
+            done = subprocess.run(
+                self.argv(cmd), capture_output=True, timeout=timeout, check=False, **source
+            )
+        except subprocess.TimeoutExpired as error:
+            output = (error.stdout or b"")[-400:].decode(errors="replace")
+            raise CommandTimeout(f"'{shown}' did not end within {timeout:g} s: {output}") from None
+        result = subprocess.CompletedProcess(
+            shown, done.returncode, done.stdout.decode(errors="replace"),
+            done.stderr.decode(errors="replace"),
+        )
+        if result.returncode == SSH_FAILED and not self.connected():
+            raise LabError(f"lost the host while running '{shown}': {result.stderr.strip()}")
+        if check and result.returncode != 0:
+            tail = (result.stderr or result.stdout).strip()[-400:]
+            raise CommandFailed(f"'{shown}' failed with status {result.returncode}: {tail}", result)
+        return result
+
+    def connected(self) -> bool:
+        """Whether the shared connection is up."""
+        return subprocess.run(
+            [*self._base, "-O", "check", "host"], capture_output=True, check=False
+        ).returncode == 0
+
+    def put(self, source: Path, target: str) -> None:
+        """See lab.host.Host.put."""
+        quoted = shlex.quote(target)
+        if source.is_dir():
+            self._pipe(["tar", "-C", str(source), "-cf", "-", "."],
+                       self.argv(f"mkdir -p {quoted} && tar -C {quoted} -xf -"), "copy", target)
+            return
+        mode = f"{source.stat().st_mode & 0o777:o}"
+        folder = shlex.quote(os.path.dirname(target) or ".")
+        # Through a new file, because a program that is running cannot be written to.
+        script = (f"mkdir -p {folder} && cat >{quoted}.part && chmod {mode} {quoted}.part"
+                  f" && mv -f {quoted}.part {quoted}")
+        with source.open("rb") as stream:
+            done = subprocess.run(self.argv(script), stdin=stream, capture_output=True, check=False)
+        _check(done, f"copy {source.name} to {target}")
+
+    def get(self, source: str, target: Path) -> None:
+        """See lab.host.Host.get."""
+        quoted = shlex.quote(source)
+        if self.run(f"test -d {quoted}", 30, False, None).returncode == 0:
+            target.mkdir(parents=True, exist_ok=True)
+            self._pipe(self.argv(f"tar -C {quoted} -cf - ."),
+                       ["tar", "-C", str(target), "-xf", "-"], "copy", source)
+            return
+        partial = target.with_name(f".{target.name}.part")
+        try:
+            with partial.open("wb") as stream:
+                done = subprocess.run(
+                    self.argv(["cat", source]), stdin=subprocess.DEVNULL, stdout=stream,
+                    stderr=subprocess.PIPE, check=False,
+                )
+            _check(done, f"copy {source} from the host")
+            partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _pipe(self, first: list[str], second: list[str], verb: str, what: str) -> None:
+        producer = subprocess.Popen(first, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        done = subprocess.run(second, stdin=producer.stdout, capture_output=True, check=False)
+        assert producer.stdout is not None
+        producer.stdout.close()
+        if producer.wait() != 0 and done.returncode == 0:
+            raise LabError(f"cannot {verb} {what}: {first[0]} failed")
+        _check(done, f"{verb} {what}")
+
+
+def _check(done: subprocess.CompletedProcess[bytes], what: str) -> None:
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip()[-400:]
+        raise LabError(f"cannot {what}: {reason or f'status {done.returncode}'}")
+
+
+def connect(directory: Path, port: int) -> Remote:
+    """Open the shared connection to the host that listens at 127.0.0.1:`port`.
+
+    It goes on in the background until the host ends. Raises LabError if the host refuses it.
+    """
+    config = directory / "ssh_config"
+    config.write_text(CONFIG.format(port=port, key=ssh_key(), directory=directory))
+    log = directory / "ssh.log"
+    with log.open("wb") as stream:
+        done = subprocess.run(
+            ["ssh", "-F", str(config), "-o", "ControlMaster=yes", "-N", "-f", "host"],
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, check=False,
+        )
+    if done.returncode != 0:
+        raise LabError(f"no SSH connection to the host: {log.read_text(errors='replace').strip()}")
+    return Remote(directory)
