@@ -1,25 +1,41 @@
 """All artifacts of the lab by name; each is built on first use and then comes from the cache."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from lab.debian import debian_packages
 from lab.errors import LabError
 from lab.kernel import KernelArtifact, kernel, kernel_headers, selftests
+from lab.source import REPOSITORY
 from lab.sysroot import sysroot
 
 __all__ = [
-    "KernelArtifact", "NAMED", "debian_packages", "kernel", "kernel_headers", "path_of", "selftests",
+    "KernelArtifact", "NAMED", "debian_packages", "guest_image", "kernel", "kernel_headers", "path_of", "selftests",
     "sysroot",
 ]
 
+
+def guest_image(name: str) -> Path:
+    """Directory of the guest image `name` ("tiny" or "debian"), made by the recipes in guest-images/."""
+    folder = str(REPOSITORY / "guest-images")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    # Imported here because the recipes themselves use this package.
+    from guest_images.recipes import guest_image as make
+
+    return make(name)
+
+
 NAMED: dict[str, Callable[[], Path]] = {
     "debug-kernel": lambda: kernel("debug").image,
+    "debian": lambda: guest_image("debian"),
     "debian-kernel": lambda: kernel("debian").image,
     "headers": kernel_headers,
     "kernel": lambda: kernel("lab").image,
     "selftests": selftests,
     "sysroot": sysroot,
+    "tiny": lambda: guest_image("tiny"),
 }
 
 

@@ -55,13 +55,15 @@ def command_up(arguments: argparse.Namespace) -> int:
         "kernel": arguments.kernel, "cpus": arguments.cpus, "memory_mib": arguments.memory,
         "cpu": arguments.cpu, "append": arguments.append, "icount": arguments.icount,
         "shares": parse_shares(arguments.share), "qemu_args": arguments.qemu_arg,
-        "disks": [Path(disk).resolve() for disk in arguments.disk], "detached": True,
+        "disks": [Path(disk).resolve() for disk in arguments.disk],
     }
     with step(f"start {arguments.hosts} host(s) with the {arguments.kernel} kernel"):
         if arguments.hosts == 2:
-            Pair.start(prefix=UP, **options)
+            hosts = Pair.start(prefix=UP, **options).hosts
         else:
-            Host.start(name=f"{UP}-1", **options)  # type: ignore[arg-type]
+            hosts = [Host.start(name=f"{UP}-1", **options)]  # type: ignore[arg-type]
+    for host in hosts:
+        host.detach()
     note("run commands with lab/lab run [-h N] -- CMD, end with lab/lab down")
     return 0
 

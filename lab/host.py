@@ -62,7 +62,8 @@ def _terminate_keeper(directory: Path) -> None:
 class Host:
     """One emulated host. Not thread-safe, except that run(), popen(), put() and get() may overlap.
 
-    It ends with stop(), with the `with` block, or with this process, however that ends.
+    It ends with stop(), with the `with` block, or with this process, however that ends, unless it was
+    detached.
     """
 
     def __init__(self, directory: Path, remote_end: Remote, owner: int, boot_seconds: float) -> None:
@@ -86,15 +87,14 @@ class Host:
         icount: bool = False,
         lan: Lan | None = None,
         name: str | None = None,
-        detached: bool = False,
     ) -> "Host":
         """Start a host and wait until it takes commands.
 
         `kernel` is "lab", "debug" or "debian"; `append` is added to the kernel command line;
         `extra_files` maps paths in the host to files or directories copied into its RAM, `shares`
         mount points to directories of this machine mounted read-only; `disks` are raw images, which
-        two hosts may share. With `icount` the clock counts instructions, on one CPU. A `detached`
-        host outlives this process. Raises LabError with the end of the console if it does not come up.
+        two hosts may share. With `icount` the clock counts instructions, on one CPU. Raises LabError
+        with the end of the console if the host does not come up.
         """
         need_tool("qemu-system-aarch64", "qemu-system-arm")
         need_tool("ssh", "openssh-client")
@@ -102,7 +102,9 @@ class Host:
         shares = shares or {}
         directory, lock = claim(name)
         try:
+            (directory / remote.EXCHANGE).mkdir()
             settings = {
+                "LAB_TIME": str(int(time.time())),
                 "LAB_HOSTNAME": f"host{lan.number if lan else 1}",
                 "LAB_ADDRESS": lan.address if lan else "",
             }
@@ -111,7 +113,7 @@ class Host:
             argv += ["-kernel", str(artifact.image), "-initrd", str(directory / "initrd")]
             argv += ["-append", f"console=ttyAMA0 panic=-1 {append}".strip()]
             argv += devices(directory, shares, disks, lan) + list(qemu_args)
-            return cls._launch(directory, lock, argv, detached, START_TIMEOUT_S[kernel])
+            return cls._launch(directory, lock, argv, START_TIMEOUT_S[kernel])
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -120,7 +122,7 @@ class Host:
 
     @classmethod
     def _launch(
-        cls, directory: Path, lock: int, argv: list[str], detached: bool, timeout: float
+        cls, directory: Path, lock: int, argv: list[str], timeout: float
     ) -> "Host":
         """Start the keeper with QEMU below it and wait for the host."""
         begun = time.monotonic()
@@ -128,9 +130,9 @@ class Host:
         with (directory / "keeper.log").open("wb") as log:
             keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(KEEPER), str(directory), str(lock),
-                 "-1" if detached else str(owner_read), *argv],
+                 str(owner_read), *argv],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                pass_fds=(lock,) if detached else (lock, owner_read),
+                pass_fds=(lock, owner_read),
             )
         os.close(owner_read)
         # Reap the keeper in the background; whoever wants it gone only closes the pipe.
@@ -145,14 +147,11 @@ class Host:
             keeper.terminate()
             keeper.wait()
             raise
-        if detached:
-            os.close(owner_write)
-            owner_write = -1
         return cls(directory, remote_end, owner_write, time.monotonic() - begun)
 
     @classmethod
     def attach(cls, directory: Path) -> "Host":
-        """A running detached host, by its directory."""
+        """A running host that was detached, by its directory."""
         return cls(directory, Remote(directory), -1, 0.0)
 
     def run(
@@ -194,6 +193,12 @@ class Host:
         """Plug or unplug the cable of the private network."""
         with self.monitor() as monitor:
             monitor.command("set_link", name="lan", up=up)
+
+    def detach(self) -> None:
+        """Let the host outlive this process."""
+        os.write(self._owner, b"d")
+        os.close(self._owner)
+        self._owner = -1
 
     def stop(self) -> None:
         """End the host at once, like pulling its plug, and wait until nothing of it is left."""
@@ -237,7 +242,7 @@ class Pair:
             except BaseException as error:  # noqa: BLE001 - handed to the caller below
                 errors.append(error)
 
-        threads = [threading.Thread(target=start, args=(number,)) for number in (1, 2)]
+        threads = [threading.Thread(target=start, args=(number,), daemon=True) for number in (1, 2)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -5,7 +5,7 @@ not kill it too. It holds the lock of the host's directory; a directory whose lo
 nobody and is swept by the next lab command. QEMU in turn dies with the keeper (parent-death signal).
 
 Arguments: DIRECTORY LOCK_FD OWNER_FD QEMU_ARGV…; OWNER_FD is the read end of a pipe that the owner keeps
-open, or -1 for a host that outlives the command that started it.
+open. A byte in it releases the host: it then outlives its owner, until the keeper gets SIGTERM.
 """
 
 import ctypes
@@ -32,15 +32,33 @@ def start_qemu(directory: str, argv: list[str]) -> subprocess.Popen[bytes]:
         )
 
 
-def wait_for(owner: int, stop: int, qemu: subprocess.Popen[bytes]) -> bool:
-    """Wait until the owner goes, a stop is asked for, or QEMU ends; True in the last case."""
-    poll = select.poll()
-    child = os.pidfd_open(qemu.pid)
-    for descriptor in (owner, stop, child):
-        if descriptor >= 0:
-            poll.register(descriptor, select.POLLIN | select.POLLHUP)
-    ready = {descriptor for descriptor, _ in poll.poll()}
-    return ready == {child}
+class Events:
+    """What can end a host: its owner goes, a stop is asked for, QEMU ends."""
+
+    def __init__(self, owner: int, stop: int) -> None:
+        self._poll = select.poll()
+        self._owner = owner
+        self._watch(owner)
+        self._watch(stop)
+
+    def _watch(self, descriptor: int) -> None:
+        self._poll.register(descriptor, select.POLLIN | select.POLLHUP)
+
+    def wait(self, qemu: subprocess.Popen[bytes] | None) -> bool:
+        """Wait for the first event; True if it is that `qemu` (if given) ended by itself."""
+        child = os.pidfd_open(qemu.pid) if qemu else -1
+        if qemu:
+            self._watch(child)
+        while True:
+            ready = {descriptor for descriptor, _ in self._poll.poll()}
+            if self._owner in ready and os.read(self._owner, 1):
+                self._poll.unregister(self._owner)
+                self._owner = -1
+                continue
+            if qemu:
+                self._poll.unregister(child)
+                os.close(child)
+            return ready == {child}
 
 
 def write(directory: str, name: str, text: str) -> None:
@@ -58,17 +76,14 @@ def main() -> None:
     signal.set_wakeup_fd(stop_write)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    events = Events(owner, stop_read)
     qemu = start_qemu(directory, argv)
     write(directory, "keeper.pid", f"{os.getpid()}\n")
     write(directory, "qemu.pid", f"{qemu.pid}\n")
-    if wait_for(owner, stop_read, qemu):
-        # The owner may want the console log; it, or `down`, ends the rest.
+    if events.wait(qemu):
         write(directory, "exit", f"{qemu.wait()}\n")
-        poll = select.poll()
-        for descriptor in (owner, stop_read):
-            if descriptor >= 0:
-                poll.register(descriptor, select.POLLIN | select.POLLHUP)
-        poll.poll()
+        # The console log stays for the owner, who ends the rest.
+        events.wait(None)
     qemu.kill()
     qemu.wait()
     shutil.rmtree(directory, ignore_errors=True)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.remote import EXCHANGE
 from lab.runtime import runtime_root
 
 # Jumbo frames: the cost of a packet, not of a byte, limits an emulated network.
@@ -73,9 +74,12 @@ def devices(
             "-device", f"virtio-blk-device,drive=disk{number},share-rw=on",
         ]
     for number, path in enumerate(shares.values()):
-        argv += [
-            "-fsdev", f"local,id=share{number},path={path},security_model=none,readonly=on,"
-            "multidevs=remap",
-            "-device", f"virtio-9p-device,fsdev=share{number},mount_tag=share{number}",
-        ]
-    return argv
+        argv += _shared_folder(f"share{number}", path, ",readonly=on")
+    return argv + _shared_folder(EXCHANGE, directory / EXCHANGE, "")
+
+
+def _shared_folder(tag: str, path: Path, options: str) -> list[str]:
+    return [
+        "-fsdev", f"local,id={tag},path={path},security_model=none,multidevs=remap{options}",
+        "-device", f"virtio-9p-device,fsdev={tag},mount_tag={tag}",
+    ]

@@ -3,10 +3,13 @@
 The connection ends with QEMU, and with it the ssh process that carries it.
 """
 
+import contextlib
 import os
 import shlex
+import shutil
 import subprocess
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
@@ -29,6 +32,9 @@ Host host
     ControlMaster no
 """
 SSH_FAILED = 255
+COPY_TIMEOUT_S = 300.0
+# Directory shared with the host: below the host's directory here, below /lab there.
+EXCHANGE = "exchange"
 
 
 class CommandFailed(LabError):
@@ -89,53 +95,54 @@ class Remote:
     def put(self, source: Path, target: str) -> None:
         """See lab.host.Host.put."""
         quoted = shlex.quote(target)
-        if source.is_dir():
-            self._pipe(["tar", "-C", str(source), "-cf", "-", "."],
-                       self.argv(f"mkdir -p {quoted} && tar -C {quoted} -xf -"), "copy", target)
-            return
-        mode = f"{source.stat().st_mode & 0o777:o}"
-        folder = shlex.quote(os.path.dirname(target) or ".")
-        # Through a new file, because a program that is running cannot be written to.
-        script = (f"mkdir -p {folder} && cat >{quoted}.part && chmod {mode} {quoted}.part"
-                  f" && mv -f {quoted}.part {quoted}")
-        with source.open("rb") as stream:
-            done = subprocess.run(self.argv(script), stdin=stream, capture_output=True, check=False)
-        _check(done, f"copy {source.name} to {target}")
+        if not source.exists():
+            raise LabError(f"cannot copy {source} to the host: no such file or directory")
+        with self._exchanged() as (here, there):
+            if source.is_dir():
+                _local(["tar", "-C", str(source), "-cf", str(here), "."])
+                script = f"mkdir -p {quoted} && tar -C {quoted} -xf {there}"
+            else:
+                shutil.copyfile(source, here)
+                mode = f"{source.stat().st_mode & 0o777:o}"
+                folder = shlex.quote(os.path.dirname(target) or ".")
+                # Through a new file, because a program that is running cannot be written to.
+                script = (f"mkdir -p {folder} && dd if={there} of={quoted}.part bs=256k && "
+                          f"chmod {mode} {quoted}.part && mv -f {quoted}.part {quoted}")
+            self.run(script, COPY_TIMEOUT_S, True, None)
 
     def get(self, source: str, target: Path) -> None:
         """See lab.host.Host.get."""
         quoted = shlex.quote(source)
-        if self.run(f"test -d {quoted}", 30, False, None).returncode == 0:
-            target.mkdir(parents=True, exist_ok=True)
-            self._pipe(self.argv(f"tar -C {quoted} -cf - ."),
-                       ["tar", "-C", str(target), "-xf", "-"], "copy", source)
-            return
-        partial = target.with_name(f".{target.name}.part")
+        with self._exchanged() as (here, there):
+            script = (f"if test -d {quoted}; then tar -C {quoted} -cf {there} . && echo directory; "
+                      f"else dd if={quoted} of={there} bs=256k; fi")
+            if self.run(script, COPY_TIMEOUT_S, True, None).stdout:
+                target.mkdir(parents=True, exist_ok=True)
+                _local(["tar", "-C", str(target), "-xf", str(here)])
+            else:
+                partial = target.with_name(f".{target.name}.part")
+                shutil.copyfile(here, partial)
+                partial.rename(target)
+
+    @contextlib.contextmanager
+    def _exchanged(self) -> Iterator[tuple[Path, str]]:
+        """A name in the directory shared with the host: its path here and there; gone afterwards.
+
+        Several times faster than a copy through SSH, whose ciphers are slow under emulation.
+        """
+        name = uuid.uuid4().hex
+        here = self._directory / EXCHANGE / name
         try:
-            with partial.open("wb") as stream:
-                done = subprocess.run(
-                    self.argv(["cat", source]), stdin=subprocess.DEVNULL, stdout=stream,
-                    stderr=subprocess.PIPE, check=False,
-                )
-            _check(done, f"copy {source} from the host")
-            partial.rename(target)
+            yield here, f"/lab/{EXCHANGE}/{name}"
         finally:
-            partial.unlink(missing_ok=True)
-
-    def _pipe(self, first: list[str], second: list[str], verb: str, what: str) -> None:
-        producer = subprocess.Popen(first, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        done = subprocess.run(second, stdin=producer.stdout, capture_output=True, check=False)
-        assert producer.stdout is not None
-        producer.stdout.close()
-        if producer.wait() != 0 and done.returncode == 0:
-            raise LabError(f"cannot {verb} {what}: {first[0]} failed")
-        _check(done, f"{verb} {what}")
+            here.unlink(missing_ok=True)
 
 
-def _check(done: subprocess.CompletedProcess[bytes], what: str) -> None:
+def _local(argv: list[str]) -> None:
+    """Run a command of this machine."""
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip()[-400:]
-        raise LabError(f"cannot {what}: {reason or f'status {done.returncode}'}")
+        raise LabError(f"{argv[0]} failed: {done.stderr.decode(errors='replace').strip()[-400:]}")
 
 
 def connect(directory: Path, port: int) -> Remote:
