@@ -19,7 +19,7 @@ class Qmp:
         self._stream.readline()
         self.command("qmp_capabilities")
 
-    def command(self, name: str, **arguments: object) -> object:
+    def command(self, name: str, /, **arguments: object) -> object:
         """Run a command and return its result. Raises LabError with QEMU's reason if it fails."""
         request = {"execute": name, "arguments": arguments}
         self._stream.write(json.dumps(request) + "\n")
