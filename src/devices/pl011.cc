@@ -53,9 +53,20 @@ std::size_t Pl011::receive_trigger() const {
   return kLevels[std::min(select, std::size(kLevels) - 1)];
 }
 
+bool Pl011::receiver_on() const {
+  return (state_.control & kReceiverOn) == kReceiverOn;
+}
+
 bool Pl011::listening() const {
-  return (state_.control & kReceiverOn) == kReceiverOn &&
-         (state_.awaits_input || state_.status_polls == kPollingReads);
+  return receiver_on() && (state_.awaits_input || state_.status_polls == kPollingReads);
+}
+
+std::uint16_t Pl011::raw_interrupts() const {
+  // The pause after which bytes below the trigger level are reported takes no time here, so that
+  // the timeout interrupt is there for as long as bytes are, and back as soon as it is cleared
+  // (2.8.4).
+  const std::uint16_t timeout = state_.fifo_size != 0 ? kInterruptReceiveTimeout : 0;
+  return state_.latched_interrupts | timeout;
 }
 
 std::size_t Pl011::receive(std::span<const std::byte> bytes) {
@@ -76,13 +87,11 @@ void Pl011::push(std::uint8_t value) {
   if (state_.fifo_size >= fifo_depth()) {
     state_.overrun = true;
     state_.receive_status |= kRsrOverrun;
-    state_.raw_interrupts |= kInterruptOverrun;
+    state_.latched_interrupts |= kInterruptOverrun;
     return;
   }
   state_.fifo[state_.fifo_size++] = value;
-  if (state_.fifo_size == receive_trigger()) state_.raw_interrupts |= kInterruptReceive;
-  // The pause after which a byte below the trigger level is reported takes no time here (2.8.3).
-  state_.raw_interrupts |= kInterruptReceiveTimeout;
+  if (state_.fifo_size == receive_trigger()) state_.latched_interrupts |= kInterruptReceive;
 }
 
 std::uint32_t Pl011::read_data() {
@@ -95,14 +104,7 @@ std::uint32_t Pl011::read_data() {
   if (std::exchange(state_.overrun, false)) value |= kDrOverrun;
 
   if (state_.fifo_size < receive_trigger()) {
-    state_.raw_interrupts &= static_cast<std::uint16_t>(~kInterruptReceive);
-  }
-  // What is left times out again, so that a driver that cleared the interrupt and read only a part
-  // hears of the rest.
-  if (state_.fifo_size == 0) {
-    state_.raw_interrupts &= static_cast<std::uint16_t>(~kInterruptReceiveTimeout);
-  } else {
-    state_.raw_interrupts |= kInterruptReceiveTimeout;
+    state_.latched_interrupts &= static_cast<std::uint16_t>(~kInterruptReceive);
   }
   return value;
 }
@@ -112,7 +114,7 @@ std::uint32_t Pl011::read_flags() {
   if (state_.fifo_size >= fifo_depth()) flags |= kFrReceiveFull;
   if (state_.fifo_size == 0) {
     flags |= kFrReceiveEmpty;
-    if (state_.status_polls < kPollingReads) ++state_.status_polls;
+    if (receiver_on() && state_.status_polls < kPollingReads) ++state_.status_polls;
   }
   return flags;
 }
@@ -140,9 +142,9 @@ std::uint32_t Pl011::read_register(std::uint64_t offset) {
     case kImsc:
       return state_.interrupt_mask;
     case kRis:
-      return state_.raw_interrupts;
+      return raw_interrupts();
     case kMis:
-      return state_.raw_interrupts & state_.interrupt_mask;
+      return raw_interrupts() & state_.interrupt_mask;
     case kDmacr:
       return state_.dma_control;
     default:
@@ -155,8 +157,8 @@ void Pl011::write_data(std::uint8_t value) {
   sink_.write({&byte, 1});
   if ((state_.control & kCrLoopback) != 0) push(value);
   state_.status_polls = 0;
-  // The byte has left the FIFO already, which raises the interrupt (2.8.2).
-  state_.raw_interrupts |= kInterruptTransmit;
+  // The byte has left the FIFO already, which raises the interrupt (2.8.3).
+  state_.latched_interrupts |= kInterruptTransmit;
 }
 
 void Pl011::write_control(std::uint16_t value) {
@@ -164,9 +166,9 @@ void Pl011::write_control(std::uint16_t value) {
   state_.control = value & kCrMask;
   const std::uint32_t changed = before ^ std::uint32_t{modem_flags(state_.control)};
   for (const auto& [flag, interrupt] : kModemInterrupts) {
-    if ((changed & flag) != 0) state_.raw_interrupts |= interrupt;
+    if ((changed & flag) != 0) state_.latched_interrupts |= interrupt;
   }
-  if ((state_.control & kReceiverOn) != kReceiverOn) {
+  if (!receiver_on()) {
     state_.awaits_input = false;
     state_.status_polls = 0;
   }
@@ -176,8 +178,7 @@ void Pl011::write_mask(std::uint16_t value) {
   state_.interrupt_mask = value & kInterruptMask;
   // Linux unmasks receive interrupts once before it turns the receiver on and empties the FIFO, and
   // once behind that, when it is ready: it is the mask written with the receiver on that counts.
-  state_.awaits_input = (state_.control & kReceiverOn) == kReceiverOn &&
-                        (state_.interrupt_mask & kReceiveInterrupts) != 0;
+  state_.awaits_input = receiver_on() && (state_.interrupt_mask & kReceiveInterrupts) != 0;
 }
 
 void Pl011::write_register(std::uint64_t offset, std::uint32_t value) {
@@ -214,7 +215,7 @@ void Pl011::write_register(std::uint64_t offset, std::uint32_t value) {
       write_mask(half);
       break;
     case kIcr:
-      state_.raw_interrupts &= static_cast<std::uint16_t>(~half);
+      state_.latched_interrupts &= static_cast<std::uint16_t>(~half);
       break;
     case kDmacr:
       state_.dma_control = byte & kDmacrMask;
@@ -232,7 +233,7 @@ bool Pl011::take_rx_space_event() {
 }
 
 void Pl011::update_interrupt() {
-  const bool level = (state_.raw_interrupts & state_.interrupt_mask) != 0;
+  const bool level = (raw_interrupts() & state_.interrupt_mask) != 0;
   if (level != level_) interrupt_.set_level(level);
   level_ = level;
 }

@@ -65,7 +65,8 @@ class Pl011 final : public Device, public MmioDevice {
   // Register values, as read, at reset (section 3.2); only defined bits are ever set.
   struct State {
     std::uint16_t control = 0x300;
-    std::uint16_t raw_interrupts = 0;
+    // RIS without the receive timeout, which follows from the FIFO.
+    std::uint16_t latched_interrupts = 0;
     std::uint16_t interrupt_mask = 0;
     std::uint16_t baud_integer = 0;
     std::uint8_t baud_fraction = 0;
@@ -78,7 +79,8 @@ class Pl011 final : public Device, public MmioDevice {
     bool overrun = false;
     // A receive interrupt was unmasked while the receiver was on, and both still hold.
     bool awaits_input = false;
-    // Reads of FR that found no input since DR was written last, up to kPollingReads.
+    // Reads of FR that found no input since the receiver was turned on or DR was written, up to
+    // kPollingReads.
     std::uint8_t status_polls = 0;
     // The receive FIFO: bytes in the order of arrival, the oldest at index 0.
     std::uint8_t fifo_size = 0;
@@ -90,7 +92,9 @@ class Pl011 final : public Device, public MmioDevice {
   // Receive bytes that fit: all of the FIFO, or 1 while FIFOs are disabled.
   [[nodiscard]] std::size_t fifo_depth() const VMM_REQUIRES(mutex_);
   [[nodiscard]] std::size_t receive_trigger() const VMM_REQUIRES(mutex_);
+  [[nodiscard]] bool receiver_on() const VMM_REQUIRES(mutex_);
   [[nodiscard]] bool listening() const VMM_REQUIRES(mutex_);
+  [[nodiscard]] std::uint16_t raw_interrupts() const VMM_REQUIRES(mutex_);
   [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) VMM_REQUIRES(mutex_);
   [[nodiscard]] std::uint32_t read_data() VMM_REQUIRES(mutex_);
   [[nodiscard]] std::uint32_t read_flags() VMM_REQUIRES(mutex_);

@@ -9,6 +9,8 @@ namespace vmm {
 namespace {
 
 constexpr std::uint32_t kStateVersion = 1;
+constexpr auto kLatched =
+    static_cast<std::uint16_t>(pl011::kInterruptMask & ~pl011::kInterruptReceiveTimeout);
 
 }  // namespace
 
@@ -20,7 +22,7 @@ void Pl011::save(ByteWriter& writer) const {
   }
   writer.put(kStateVersion);
   writer.put(state.control);
-  writer.put(state.raw_interrupts);
+  writer.put(state.latched_interrupts);
   writer.put(state.interrupt_mask);
   writer.put(state.baud_integer);
   writer.put(state.baud_fraction);
@@ -40,7 +42,7 @@ Result<Pl011::State> Pl011::decode(ByteReader& reader) {
   TRY(expect_state_version(reader, kName, kStateVersion));
   State state;
   TRY(state.control, get_register(reader, kName, "control", pl011::kCrMask));
-  TRY(state.raw_interrupts, get_register(reader, kName, "interrupt status", pl011::kInterruptMask));
+  TRY(state.latched_interrupts, get_register(reader, kName, "interrupt status", kLatched));
   TRY(state.interrupt_mask, get_register(reader, kName, "interrupt mask", pl011::kInterruptMask));
   TRY(state.baud_integer, reader.get<std::uint16_t>());
   TRY(state.baud_fraction, get_register(reader, kName, "baud rate", pl011::kFbrdMask));
@@ -66,7 +68,7 @@ Result<> Pl011::restore(ByteReader& reader) {
   TRY(auto state, decode(reader));
   const MutexLock lock(mutex_);
   state_ = state;
-  level_ = (state_.raw_interrupts & state_.interrupt_mask) != 0;
+  level_ = (raw_interrupts() & state_.interrupt_mask) != 0;
   interrupt_.set_level(level_);
   return success();
 }

@@ -8,12 +8,12 @@
 #include <cstring>
 #include <utility>
 
-#include "base/checked.h"
-
 namespace vmm {
 namespace {
 
 constexpr std::uint64_t kHugePageSize = std::uint64_t{2} << 20;
+// No arm64 CPU has guest-physical addresses of more than 52 bits.
+constexpr std::uint64_t kIpaEnd = std::uint64_t{1} << 52;
 
 // Tells the kernel how the memory is used.
 Result<> advise(const Mapping& mapping, Backing backing) {
@@ -45,7 +45,7 @@ Result<GuestMemory> GuestMemory::create(std::uint64_t base_ipa, std::uint64_t si
     return fail(ErrorKind::kUsage, "guest memory of {} bytes is not a multiple of {} bytes", size,
                 granule);
   }
-  if (base_ipa % host_page != 0 || !checked_add(base_ipa, size)) {
+  if (base_ipa % host_page != 0 || base_ipa >= kIpaEnd || size > kIpaEnd - base_ipa) {
     return fail(ErrorKind::kUsage, "guest memory of {} bytes cannot be at {:#x}", size, base_ipa);
   }
   const bool huge_tlb = backing == Backing::kHugetlb;

@@ -29,8 +29,9 @@ struct MemoryRegion {
 class GuestMemory {
  public:
   // Maps `size` bytes of RAM, zeroed, at guest-physical address `base_ipa`; both are multiples of
-  // the host's page size, and size of 2 MiB for hugetlb. Left out of core dumps. Errors are of kind
-  // kHost (no memory, pool too small) or kUsage (size or address unfit).
+  // the host's page size, and size of 2 MiB for hugetlb, and RAM ends within 52 bits. Left out of
+  // core dumps. Errors are of kind kHost (no memory, pool too small) or kUsage (size or address
+  // unfit).
   [[nodiscard]] static Result<GuestMemory> create(std::uint64_t base_ipa, std::uint64_t size,
                                                   Backing backing);
 
