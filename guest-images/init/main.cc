@@ -127,7 +127,7 @@ Fd take_signals() {
   const auto command_line = slurp("/proc/cmdline");
   if (!command_line) say(command_line.error());
   Console console(command_line ? command_line.value() : "");
-  say("ready uptime=" + uptime());
+  say(fmt::format("ready uptime={} cpus={}", uptime(), sysconf(_SC_NPROCESSORS_ONLN)));
   console.start();
   serve(signals, power_key, console);
 }

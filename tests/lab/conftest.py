@@ -1,0 +1,57 @@
+"""Fixtures of the tests that run in the lab: an emulated host with the cross-built vmm in it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "guest-images"), str(Path(__file__).parent)]
+from guest_images.recipes import IMAGES, guest_image  # noqa: E402
+from lab.host import Host  # noqa: E402
+
+from guests import VmmHost  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def build_dir() -> Path:
+    """The arm64 build whose programs are tested."""
+    named = os.environ.get("VMM_BUILD_ARM64")
+    folder = Path(named) if named else REPOSITORY / "build" / "arm64"
+    if not (folder / "src/vmm/vmm").is_file():
+        pytest.exit(f"no vmm in {folder}: build the arm64 preset, or set VMM_BUILD_ARM64", 2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shares(build_dir: Path) -> dict[str, Path]:
+    """What every test host mounts: both guest images."""
+    return {f"/images/{name}": guest_image(name, build_dir) for name in IMAGES}
+
+
+@pytest.fixture(scope="session")
+def vmm_files(build_dir: Path) -> dict[str, Path]:
+    """What every test host has in its RAM: the program under test."""
+    return {"/usr/bin/vmm": build_dir / "src/vmm/vmm"}
+
+
+@pytest.fixture(scope="session")
+def host(shares: dict[str, Path], vmm_files: dict[str, Path]) -> Iterator[Host]:
+    """One emulated host with the lab's kernel, shared by the tests of a run."""
+    with Host.start(shares=shares, extra_files=vmm_files) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def vmm_host(host: Host) -> VmmHost:
+    """The host with the means to run guests in it."""
+    return VmmHost(host)
+
+
+@pytest.fixture
+def vmm(vmm_host: VmmHost) -> Iterator[VmmHost]:
+    """The same for one test, whose guests end with it."""
+    yield vmm_host
+    vmm_host.end_all()
