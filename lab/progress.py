@@ -58,7 +58,8 @@ class Step:
     ) -> None:
         """Run a command with its output in the log. Raises LabError when it fails.
 
-        `env` is added to the environment. The command is killed if the calling thread is interrupted.
+        `env` is added to the environment. The command is told to end when the calling thread does,
+        whatever ends it, so that no build goes on alone.
         """
         words = [str(word) for word in argv]
         with self.log.open("ab") as log:
@@ -66,11 +67,11 @@ class Step:
             log.flush()
             try:
                 process = subprocess.Popen(
-                    words, cwd=cwd, env={**os.environ, **(env or {})}, stdin=stdin, stdout=log,
+                    ["setpriv", "--pdeathsig", "TERM", *words], cwd=cwd, env={**os.environ, **(env or {})}, stdin=stdin, stdout=log,
                     stderr=subprocess.STDOUT,
                 )
             except OSError as error:
-                raise LabError(f"cannot start {words[0]}: {error.strerror}") from error
+                raise LabError(f"cannot start setpriv: {error.strerror}") from error
             try:
                 status = process.wait()
             except BaseException:
