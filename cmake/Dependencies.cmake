@@ -1,4 +1,8 @@
 # Libraries of the distribution. On arm64 they come from the sysroot, linked statically.
+if(VMM_ARM64)
+  # Programs for arm64 hosts are static: nothing of theirs needs to be installed there.
+  set(CMAKE_FIND_LIBRARY_SUFFIXES .a)
+endif()
 find_package(Threads REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 find_package(ZLIB REQUIRED)

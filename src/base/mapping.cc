@@ -22,12 +22,13 @@ Result<Mapping> Mapping::map(std::size_t size, int protection, int flags, int fd
 
 Result<Mapping> Mapping::anonymous(std::size_t size, std::size_t alignment, bool huge_tlb) {
   const int protection = PROT_READ | PROT_WRITE;
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  // The kernel aligns hugetlb mappings to their page size by itself.
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  // The kernel aligns hugetlb mappings to their page size by itself, and reserves the pages now, so
+  // that a pool too small is an error here and not a SIGBUS later.
   if (huge_tlb) return map(size, protection, flags | MAP_HUGETLB, -1, 0);
 
   // Map more than asked for, then give back what lies before and behind the aligned part.
-  TRY(auto raw, map(size + alignment, protection, flags, -1, 0));
+  TRY(auto raw, map(size + alignment, protection, flags | MAP_NORESERVE, -1, 0));
   const auto start = reinterpret_cast<std::uintptr_t>(raw.data());
   const std::size_t before = (alignment - start % alignment) % alignment;
   const std::size_t behind = alignment - before;

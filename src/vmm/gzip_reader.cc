@@ -10,35 +10,31 @@
 namespace vmm {
 
 struct GzipReader::Stream {
-  Stream(const Fd& file, std::uint64_t start, std::uint64_t size, std::string file_name)
-      : fd(file), offset(start), left(size), name(std::move(file_name)) {}
+  Stream(const Fd& file, std::string file_name) : fd(file), name(std::move(file_name)) {}
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   ~Stream() { inflateEnd(&zlib); }
 
   // Refills the input where it is used up; leaves it empty at the end of the file.
   [[nodiscard]] Result<> refill() {
-    if (zlib.avail_in != 0 || left == 0) return success();
-    const auto want = std::min<std::uint64_t>(left, input.size());
+    if (zlib.avail_in != 0) return success();
     ssize_t n = 0;
     do {
-      n = ::pread(fd.get(), input.data(), want, static_cast<off_t>(offset));
+      n = ::pread(fd.get(), input.data(), input.size(), static_cast<off_t>(offset));
     } while (n < 0 && errno == EINTR);
     if (n < 0) return fail_errno(ErrorKind::kFailed, "cannot read {}", name);
     offset += static_cast<std::uint64_t>(n);
-    left = n == 0 ? 0 : left - static_cast<std::uint64_t>(n);
     zlib.next_in = input.data();
     zlib.avail_in = static_cast<uInt>(n);
     return success();
   }
 
   const Fd& fd;
-  std::uint64_t offset;
-  std::uint64_t left;
+  std::uint64_t offset = 0;
   std::string name;
   z_stream zlib{};
   bool ended = false;
-  std::array<Bytef, 64 * 1024> input;
+  std::array<Bytef, 64 * 1024> input{};
 };
 
 GzipReader::GzipReader(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
@@ -46,9 +42,8 @@ GzipReader::GzipReader(GzipReader&&) noexcept = default;
 GzipReader& GzipReader::operator=(GzipReader&&) noexcept = default;
 GzipReader::~GzipReader() = default;
 
-Result<GzipReader> GzipReader::open(const Fd& fd, std::uint64_t offset, std::uint64_t size,
-                                    std::string name) {
-  auto stream = std::make_unique<Stream>(fd, offset, size, std::move(name));
+Result<GzipReader> GzipReader::open(const Fd& fd, std::string name) {
+  auto stream = std::make_unique<Stream>(fd, std::move(name));
   constexpr int kGzipOnly = MAX_WBITS + 16;
   if (inflateInit2(&stream->zlib, kGzipOnly) != Z_OK) {
     return fail(ErrorKind::kHost, "cannot start decompressing {}: out of memory", stream->name);

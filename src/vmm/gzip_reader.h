@@ -11,12 +11,11 @@
 
 namespace vmm {
 
-// Decompresses a gzip member that lies in a file at [offset, offset + size), piece by piece.
+// Decompresses a gzip file piece by piece.
 class GzipReader {
  public:
   // fd must stay open while the reader lives; name is what errors call the file.
-  [[nodiscard]] static Result<GzipReader> open(const Fd& fd, std::uint64_t offset,
-                                               std::uint64_t size, std::string name);
+  [[nodiscard]] static Result<GzipReader> open(const Fd& fd, std::string name);
   GzipReader(GzipReader&&) noexcept;
   GzipReader& operator=(GzipReader&&) noexcept;
   ~GzipReader();

@@ -79,6 +79,7 @@ std::string_view describe(std::span<const std::byte> start) {
   if (has_text(start, 0, "\x7f" "ELF")) return "an ELF file";
   if (has_text(start, kBzImageMagicOffset, "HdrS")) return "an x86 kernel";
   if (has_text(start, kMagicOffset, kRiscvMagic)) return "a RISC-V kernel";
+  if (has_text(start, 4, "zimg")) return "a self-extracting EFI image: extract the Image from it";
   return "something else";
 }
 
@@ -157,9 +158,8 @@ Result<LoadedKernel> load_raw(const File& file, std::span<const std::byte> start
   return finish(file, placement, image);
 }
 
-Result<LoadedKernel> load_gzip(const File& file, std::uint64_t offset, std::uint64_t size,
-                               std::span<std::byte> ram) {
-  TRY(auto reader, GzipReader::open(file.fd, offset, size, "kernel " + file.name));
+Result<LoadedKernel> load_gzip(const File& file, std::span<std::byte> ram) {
+  TRY(auto reader, GzipReader::open(file.fd, "kernel " + file.name));
   Header header;
   TRY(const auto header_bytes, reader.read(header));
   if (header_bytes < header.size()) {
@@ -178,24 +178,6 @@ Result<LoadedKernel> load_gzip(const File& file, std::uint64_t offset, std::uint
   return finish(file, placement, target.first(header.size() + rest));
 }
 
-// EFI zboot image (drivers/firmware/efi/libstub/zboot-header.S): a small EFI program that carries a
-// compressed Image.
-Result<LoadedKernel> load_zboot(const File& file, std::span<const std::byte> start,
-                                std::span<std::byte> ram) {
-  const std::uint64_t offset = field<std::uint32_t>(start, 8);
-  const std::uint64_t size = field<std::uint32_t>(start, 12);
-  if (!has_text(start, 24, {"gzip\0", 5})) {
-    return fail(ErrorKind::kUsage,
-                "kernel {} is an EFI image with another compression than gzip: extract its Image",
-                file.name);
-  }
-  if (offset + size > file.size) {
-    return fail(ErrorKind::kUsage, "kernel {} is truncated: {} bytes of {} are there", file.name,
-                file.size, offset + size);
-  }
-  return load_gzip(file, offset, size, ram);
-}
-
 }  // namespace
 
 Result<LoadedKernel> load_kernel(const std::filesystem::path& path, std::span<std::byte> ram) {
@@ -205,10 +187,7 @@ Result<LoadedKernel> load_kernel(const std::filesystem::path& path, std::span<st
       std::span(buffer).first(static_cast<std::size_t>(std::min<std::uint64_t>(
           file.size, buffer.size())));
   TRY(file.read_at(0, start));
-  if (has_text(start, 0, kGzipMagic)) return load_gzip(file, 0, file.size, ram);
-  if (start.size() >= kHeaderSize && has_text(start, 0, "MZ") && has_text(start, 4, "zimg")) {
-    return load_zboot(file, start, ram);
-  }
+  if (has_text(start, 0, kGzipMagic)) return load_gzip(file, ram);
   return load_raw(file, start, ram);
 }
 

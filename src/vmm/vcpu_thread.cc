@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
 #include <cstdlib>
 #include <utility>
@@ -37,6 +38,7 @@ VcpuThread::VcpuThread(unsigned index, std::unique_ptr<kvm::RunnableVcpu> vcpu, 
     : index_(index), vcpu_(std::move(vcpu)), bus_(bus), on_event_(std::move(on_event)) {
   install_kick_handler();
   thread_ = std::thread([this] { run(); });
+  thread_handle_ = thread_.native_handle();
 }
 
 VcpuThread::~VcpuThread() { stop(); }
@@ -48,7 +50,7 @@ void VcpuThread::want(State state) {
   if (state != State::kRunning) {
     // The flag first: a thread about to enter the guest sees it, one inside sees the signal.
     vcpu_->request_exit();
-    if (state_ == State::kRunning && ::pthread_kill(thread_.native_handle(), kick_signal()) != 0) {
+    if (state_ == State::kRunning && ::pthread_kill(thread_handle_, kick_signal()) != 0) {
       std::abort();
     }
   }
@@ -71,6 +73,19 @@ void VcpuThread::stop() {
 VcpuThread::State VcpuThread::state() const {
   const std::lock_guard lock(mutex_);
   return state_;
+}
+
+std::uint64_t VcpuThread::cpu_time() const {
+  clockid_t clock{};
+  timespec time{};
+  // stop() joins, and only the owner calls either: the thread is there, or joinable() is false.
+  if (!thread_.joinable() ||
+      ::pthread_getcpuclockid(thread_handle_, &clock) != 0 ||
+      ::clock_gettime(clock, &time) != 0) {
+    return 0;
+  }
+  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(time.tv_nsec);
 }
 
 void VcpuThread::run() {

@@ -49,6 +49,8 @@ class VcpuThread {
   void stop();
 
   [[nodiscard]] State state() const;
+  // Processor time the thread has used, in nanoseconds; 0 once it has ended.
+  [[nodiscard]] std::uint64_t cpu_time() const;
   [[nodiscard]] const ExitCounts& exit_counts() const { return counts_; }
 
  private:
@@ -72,7 +74,8 @@ class VcpuThread {
   std::condition_variable changed_;
   State wanted_ = State::kPaused;  // under mutex_
   State state_ = State::kPaused;   // under mutex_
-  std::thread thread_;             // last, so that it starts with everything above in place
+  std::thread thread_;             // last but one, so that it starts with everything in place
+  std::thread::native_handle_type thread_handle_{};
 };
 
 }  // namespace vmm

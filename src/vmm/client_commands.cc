@@ -1,0 +1,202 @@
+#include "vmm/client_commands.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <boost/json/array.hpp>
+#include <boost/json/serialize.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "vmm/control_client.h"
+#include "vmm/runtime_dir.h"
+#include "vmm/terminal.h"
+
+namespace vmm {
+namespace json = boost::json;
+
+namespace {
+
+// Long enough for any guest process that is not stuck.
+constexpr ControlClient::Timeout kReplyTimeout{10'000};
+// `vmm list` asks many guests, and one that is stuck must not hide the others.
+constexpr ControlClient::Timeout kListTimeout{2'000};
+
+void print(std::string_view text) {
+  // What a closed standard output does not take is nobody's loss.
+  static_cast<void>(::fwrite(text.data(), 1, text.size(), stdout));
+}
+
+// A member of a reply; replies come from this program itself, but perhaps from another version.
+Result<const json::value*> member(const json::value& value, std::string_view key) {
+  const json::object* object = value.if_object();
+  const json::value* found = object == nullptr ? nullptr : object->if_contains(key);
+  if (found == nullptr) return fail(ErrorKind::kFailed, "the guest's reply lacks \"{}\"", key);
+  return found;
+}
+
+Result<std::string> text(const json::value& value, std::string_view key) {
+  TRY(const auto* found, member(value, key));
+  return found->is_string() ? std::string(found->get_string()) : json::serialize(*found);
+}
+
+Result<std::int64_t> integer(const json::value& value, std::string_view key) {
+  TRY(const auto* found, member(value, key));
+  boost::system::error_code error;
+  const auto number = found->to_number<std::int64_t>(error);
+  if (error) return fail(ErrorKind::kFailed, "\"{}\" in the guest's reply is no integer", key);
+  return number;
+}
+
+std::string duration(std::int64_t ms) {
+  const auto seconds = ms / 1000;
+  if (seconds < 60) return fmt::format("{}.{} s", seconds, ms % 1000 / 100);
+  if (seconds < 3600) return fmt::format("{}:{:02} min", seconds / 60, seconds % 60);
+  return fmt::format("{}:{:02} h", seconds / 3600, seconds % 3600 / 60);
+}
+
+Result<> call(const std::string& name, std::string_view method) {
+  TRY(auto client, ControlClient::connect(name));
+  TRY(client.call(method, {}, kReplyTimeout));
+  return success();
+}
+
+Result<std::string> guest_row(const json::value& info) {
+  TRY(const auto name, text(info, "name"));
+  TRY(const auto state, text(info, "state"));
+  TRY(const auto vcpus, integer(info, "vcpus"));
+  TRY(const auto memory, integer(info, "memory"));
+  TRY(const auto uptime, integer(info, "uptime_ms"));
+  TRY(const auto pid, integer(info, "pid"));
+  return fmt::format("{:<20} {:<8} {:>5} {:>8} {:>10} {:>8}\n", name, state, vcpus,
+                     fmt::format("{}M", memory >> 20), duration(uptime), pid);
+}
+
+}  // namespace
+
+Result<> list_guests(bool as_json) {
+  TRY(const auto dir, runtime_dir());
+  TRY(const auto names, guest_names(dir));
+  json::array guests;
+  for (const auto& name : names) {
+    auto client = ControlClient::connect_path(dir / (name + ".sock"));
+    if (!client) continue;  // a socket that a killed guest left behind
+    auto info = client.value().call("guest.info", {}, kListTimeout);
+    if (!info) return fail(std::move(info).error().add_context(name));
+    guests.push_back(std::move(info).value());
+  }
+  if (as_json) {
+    print(json::serialize(guests) + "\n");
+    return success();
+  }
+  std::string table = fmt::format("{:<20} {:<8} {:>5} {:>8} {:>10} {:>8}\n", "NAME", "STATE",
+                                  "VCPUS", "MEMORY", "UPTIME", "PID");
+  for (const auto& info : guests) {
+    TRY(const auto row, guest_row(info));
+    table += row;
+  }
+  print(table);
+  return success();
+}
+
+Result<> pause_guest(const std::string& name) { return call(name, "guest.pause"); }
+Result<> resume_guest(const std::string& name) { return call(name, "guest.resume"); }
+
+Result<> stop_guest(const std::string& name, std::chrono::seconds timeout) {
+  TRY(auto client, ControlClient::connect(name));
+  TRY(client.call("guest.stop", {}, kReplyTimeout));
+  TRY(const auto ended, client.wait_closed(timeout));
+  if (!ended) {
+    return fail(ErrorKind::kFailed,
+                "the guest has not shut down within {} s and runs on; vmm kill ends it",
+                timeout.count());
+  }
+  return success();
+}
+
+Result<> kill_guest(const std::string& name) {
+  TRY(auto client, ControlClient::connect(name));
+  TRY(client.call("guest.kill", {}, kReplyTimeout));
+  TRY(const auto ended, client.wait_closed(kReplyTimeout));
+  if (!ended) return fail(ErrorKind::kFailed, "the guest's process has not ended");
+  return success();
+}
+
+Result<> print_guest_stats(const std::string& name, bool as_json) {
+  TRY(auto client, ControlClient::connect(name));
+  TRY(const auto stats, client.call("guest.stats", {}, kReplyTimeout));
+  if (as_json) {
+    print(json::serialize(stats) + "\n");
+    return success();
+  }
+  TRY(const auto guest, text(stats, "name"));
+  TRY(const auto state, text(stats, "state"));
+  TRY(const auto uptime, integer(stats, "uptime_ms"));
+  TRY(const auto reboots, integer(stats, "reboots"));
+  TRY(const auto resident, integer(stats, "resident"));
+  TRY(const auto memory, integer(stats, "memory"));
+  TRY(const auto output, integer(stats, "console_bytes"));
+  TRY(const auto dropped, integer(stats, "console_dropped_bytes"));
+  std::string table = fmt::format(
+      "{}: {} for {}, {} reboots, {} MiB of {} MiB resident, console {} bytes ({} dropped)\n\n"
+      "{:<5} {:<8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>12}\n",
+      guest, state, duration(uptime), reboots, resident >> 20, memory >> 20, output, dropped,
+      "VCPU", "STATE", "CPU", "MMIO READS", "MMIO WRITES", "UNCLAIMED", "UNDECODED", "INTERRUPTED");
+  TRY(const auto* vcpus, member(stats, "vcpu"));
+  if (!vcpus->is_array()) return fail(ErrorKind::kFailed, "\"vcpu\" in the reply is no list");
+  for (std::size_t index = 0; const auto& vcpu : vcpus->get_array()) {
+    TRY(const auto vcpu_state, text(vcpu, "state"));
+    TRY(const auto cpu_ms, integer(vcpu, "cpu_ms"));
+    TRY(const auto reads, integer(vcpu, "mmio_reads"));
+    TRY(const auto writes, integer(vcpu, "mmio_writes"));
+    TRY(const auto unclaimed, integer(vcpu, "unclaimed"));
+    TRY(const auto undecoded, integer(vcpu, "undecoded"));
+    TRY(const auto interrupted, integer(vcpu, "interrupted"));
+    table += fmt::format("{:<5} {:<8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>12}\n", index++,
+                         vcpu_state, duration(cpu_ms), reads, writes, unclaimed, undecoded,
+                         interrupted);
+  }
+  print(table);
+  return success();
+}
+
+Result<> attach_console(const std::string& name) {
+  TRY(auto client, ControlClient::connect(name));
+  TRY(client.call("console.attach", {}, kReplyTimeout));
+  TRY(const auto terminal, RawTerminal::enter());
+  const bool tty = ::isatty(STDIN_FILENO) != 0;
+  const Fd output(::dup(STDOUT_FILENO));
+  TRY(write_all(output, std::as_bytes(std::span(client.received())), "standard output"));
+
+  std::array<pollfd, 2> sources{pollfd{client.fd().get(), POLLIN, 0},
+                                pollfd{STDIN_FILENO, POLLIN, 0}};
+  std::array<std::byte, 4096> buffer{};
+  for (;;) {
+    if (::poll(sources.data(), sources.size(), -1) < 0) {
+      if (errno == EINTR) continue;
+      return fail_errno(ErrorKind::kFailed, "cannot wait for the console");
+    }
+    if (sources[0].revents != 0) {
+      const ssize_t n = ::read(client.fd().get(), buffer.data(), buffer.size());
+      if (n <= 0) return success();  // the guest has ended
+      TRY(write_all(output, std::span(buffer).first(static_cast<std::size_t>(n)),
+                    "standard output"));
+    }
+    if (sources[1].revents != 0) {
+      const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+      if (n <= 0) {
+        sources[1].fd = -1;  // no more input; output goes on until the guest's end
+        continue;
+      }
+      const auto bytes = std::span(buffer).first(static_cast<std::size_t>(n));
+      const auto escape = tty ? std::ranges::find(bytes, kEscapeKey) : bytes.end();
+      TRY(write_all(client.fd(), {bytes.begin(), escape}, "the guest's console"));
+      if (escape != bytes.end()) return success();
+    }
+  }
+}
+
+}  // namespace vmm

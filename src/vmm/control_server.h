@@ -1,0 +1,50 @@
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "vmm/console.h"
+
+namespace vmm {
+
+// The control socket of a guest: JSON-RPC 2.0 over a Unix socket of mode 0600
+// (docs/control-protocol.md). All on the event loop.
+class ControlServer {
+ public:
+  using Method = std::function<Result<boost::json::value>(const boost::json::object&)>;
+
+  // console must outlive the event loop's last handler. The socket's folder must exist.
+  [[nodiscard]] static Result<std::unique_ptr<ControlServer>> listen(
+      boost::asio::io_context& loop, const std::filesystem::path& socket, Console& console);
+
+  // Adds a method; call before the loop runs. "console.attach" is the server's own: after its reply
+  // the connection carries the console's bytes.
+  void add_method(const std::string& name, Method method);
+
+ private:
+  class Session;
+  using Socket = boost::asio::local::stream_protocol::socket;
+
+  ControlServer(boost::asio::io_context& loop, Console& console);
+  [[nodiscard]] boost::asio::awaitable<void> accept();
+  // The reply to one line.
+  [[nodiscard]] std::string answer(const std::string& line, bool& attach_console) const;
+
+  boost::asio::io_context& loop_;
+  boost::asio::local::stream_protocol::acceptor acceptor_;
+  Console& console_;
+  std::map<std::string, Method> methods_;
+  std::size_t sessions_ = 0;
+};
+
+}  // namespace vmm

@@ -1,0 +1,188 @@
+#include "vmm/kvm_machine.h"
+
+#include <boost/asio/basic_waitable_timer.hpp>
+#include <boost/asio/post.hpp>
+
+#include <cstdlib>
+#include <optional>
+
+#include "base/log.h"
+#include "devices/mmio_bus.h"
+#include "devices/pl011.h"
+#include "devices/pl031.h"
+#include "devices/pl061.h"
+#include "kvm/vm.h"
+#include "memory/guest_memory.h"
+#include "vmm/boot.h"
+#include "vmm/host_check.h"
+#include "vmm/layout.h"
+
+namespace vmm {
+namespace {
+
+using WallTimer = boost::asio::basic_waitable_timer<std::chrono::system_clock>;
+
+// An input of the GIC.
+class SpiLine final : public InterruptLine {
+ public:
+  SpiLine(kvm::Vm& vm, unsigned spi) : vm_(vm), spi_(spi) {}
+
+  void set_level(bool level) override {
+    const auto result = vm_.set_spi_level(spi_, level);
+    if (!result) {
+      // The GIC exists and has this input; anything else is a bug of ours.
+      log(LogLevel::kError, "SPI {}: {}", spi_, result.error().message());
+      std::abort();
+    }
+  }
+
+ private:
+  kvm::Vm& vm_;
+  const unsigned spi_;
+};
+
+// The real-time clock's alarm on the event loop.
+class LoopAlarm final : public AlarmTimer {
+ public:
+  explicit LoopAlarm(boost::asio::io_context& loop) : loop_(loop), timer_(loop) {}
+
+  void connect(Pl031& rtc) { rtc_ = &rtc; }
+
+  void arm_at(std::optional<std::int64_t> wall_seconds) override {
+    // Called from any thread: the timer belongs to the loop, and may be gone before it gets there.
+    boost::asio::post(loop_, [this, alive = std::weak_ptr<int>(alive_), wall_seconds] {
+      if (!alive.expired()) set(wall_seconds);
+    });
+  }
+
+ private:
+  void set(std::optional<std::int64_t> wall_seconds) {
+    timer_.cancel();
+    if (!wall_seconds) return;
+    timer_.expires_at(std::chrono::system_clock::from_time_t(*wall_seconds));
+    timer_.async_wait([this](const boost::system::error_code& error) {
+      if (!error && rtc_ != nullptr) rtc_->on_alarm();
+    });
+  }
+
+  boost::asio::io_context& loop_;
+  WallTimer timer_;
+  Pl031* rtc_ = nullptr;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+class KvmMachine final : public Machine {
+ public:
+  KvmMachine(kvm::Vm vm, GuestMemory memory, Console& console, boost::asio::io_context& loop)
+      : memory_(std::move(memory)),
+        vm_(std::move(vm)),
+        uart_line_(vm_, layout::kUartSpi),
+        rtc_line_(vm_, layout::kRtcSpi),
+        gpio_line_(vm_, layout::kGpioSpi),
+        alarm_(loop),
+        uart_(uart_line_, console),
+        rtc_(rtc_line_, clock_, alarm_),
+        gpio_(gpio_line_) {
+    alarm_.connect(rtc_);
+    uart_.set_on_rx_space([&console] { console.uart_has_space(); });
+  }
+
+  [[nodiscard]] Result<> build(const GuestConfig& config, const EventHandler& on_event) {
+    const auto& ram = memory_.regions()[0];
+    TRY(vm_.set_memory(0, ram.ipa, ram.bytes));
+
+    const kvm::VcpuFeatures features{config.cpu.sve, config.cpu.pauth, config.cpu.pmu};
+    std::vector<std::unique_ptr<kvm::Vcpu>> vcpus;
+    std::vector<std::uint64_t> affinities;
+    for (unsigned index = 0; index < config.vcpus; ++index) {
+      auto created = vm_.create_vcpu(index, features);
+      if (!created) {
+        return fail(std::move(created).error().add_context(fmt::format("vCPU {}", index)));
+      }
+      auto vcpu = std::move(created).value();
+      TRY(const auto affinity, vcpu->affinity());
+      affinities.push_back(affinity);
+      vcpus.push_back(std::move(vcpu));
+    }
+    auto gic = vm_.create_gic(layout::kGicDistributor.base, layout::kGicRedistributors.base,
+                              layout::kSpiCount);
+    if (!gic) return fail(std::move(gic).error().add_context("GICv3"));
+    gic_.emplace(std::move(gic).value());
+    if (config.cpu.pmu) {
+      constexpr std::uint32_t kFirstPpi = 16;
+      for (const auto& vcpu : vcpus) {
+        TRY(vcpu->init_pmu(kFirstPpi + layout::kPmuPpi));
+      }
+    }
+
+    TRY(bus_.add(layout::kUart.base, layout::kUart.size, uart_));
+    TRY(bus_.add(layout::kRtc.base, layout::kRtc.size, rtc_));
+    TRY(bus_.add(layout::kGpio.base, layout::kGpio.size, gpio_));
+
+    TRY(const auto entry, load_boot_images(config, affinities, memory_));
+    TRY(vcpus[0]->set_boot_registers(entry.kernel, entry.device_tree));
+    for (unsigned index = 0; index < config.vcpus; ++index) {
+      threads_.push_back(
+          std::make_unique<VcpuThread>(index, std::move(vcpus[index]), bus_, on_event));
+    }
+    return success();
+  }
+
+  void resume() override {
+    for (const auto& thread : threads_) thread->resume();
+  }
+
+  void pause() override {
+    for (const auto& thread : threads_) thread->request_pause();
+    for (const auto& thread : threads_) thread->wait_paused();
+  }
+
+  void set_power_key(bool pressed) override { gpio_.set_input(layout::kPowerKeyLine, pressed); }
+
+  [[nodiscard]] std::size_t serial_input(std::span<const std::byte> bytes) override {
+    return uart_.receive(bytes);
+  }
+
+  [[nodiscard]] std::vector<VcpuStats> vcpu_stats() const override {
+    std::vector<VcpuStats> stats;
+    for (const auto& thread : threads_) {
+      const auto& counts = thread->exit_counts();
+      stats.push_back({thread->state(), thread->cpu_time(), counts.mmio_reads, counts.mmio_writes,
+                       counts.unclaimed, counts.undecoded, counts.interrupted});
+    }
+    return stats;
+  }
+
+ private:
+  // In the order in which things depend on each other: the threads go first, the memory last.
+  GuestMemory memory_;
+  kvm::Vm vm_;
+  std::optional<kvm::Gic> gic_;
+  SpiLine uart_line_;
+  SpiLine rtc_line_;
+  SpiLine gpio_line_;
+  SystemClock clock_;
+  LoopAlarm alarm_;
+  Pl011 uart_;
+  Pl031 rtc_;
+  Pl061 gpio_;
+  MmioBus bus_;
+  std::vector<std::unique_ptr<VcpuThread>> threads_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Machine>> make_kvm_machine(const kvm::System& system,
+                                                  const GuestConfig& config, Console& console,
+                                                  boost::asio::io_context& loop,
+                                                  Machine::EventHandler on_event) {
+  TRY(auto memory,
+      GuestMemory::create(layout::kRamBase, config.memory,
+                          config.hugetlb ? Backing::kHugetlb : Backing::kAnonymous));
+  TRY(auto vm, system.create_vm(ipa_bits_for(config.memory)));
+  auto machine = std::make_unique<KvmMachine>(std::move(vm), std::move(memory), console, loop);
+  TRY(machine->build(config, on_event));
+  return std::unique_ptr<Machine>(std::move(machine));
+}
+
+}  // namespace vmm

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "vmm/vcpu_thread.h"
+
+namespace vmm {
+
+// What one vCPU has done so far.
+struct VcpuStats {
+  VcpuThread::State state;
+  std::uint64_t cpu_time_ns;  // processor time of its thread
+  std::uint64_t mmio_reads;
+  std::uint64_t mmio_writes;
+  std::uint64_t unclaimed;
+  std::uint64_t undecoded;
+  std::uint64_t interrupted;
+};
+
+// A machine from power-on to power-off; a reset makes a new one. It starts paused. All methods are
+// for the event loop.
+class Machine {
+ public:
+  // Called on a vCPU's thread, which has stopped running the guest; must not block.
+  using EventHandler = VcpuThread::EventHandler;
+
+  Machine() = default;
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+  virtual ~Machine() = default;
+
+  virtual void resume() = 0;
+  // Returns when no vCPU runs the guest any more.
+  virtual void pause() = 0;
+  virtual void set_power_key(bool pressed) = 0;
+  // Offers console input; returns how many bytes were taken.
+  [[nodiscard]] virtual std::size_t serial_input(std::span<const std::byte> bytes) = 0;
+  [[nodiscard]] virtual std::vector<VcpuStats> vcpu_stats() const = 0;
+};
+
+}  // namespace vmm

@@ -1,0 +1,119 @@
+#include <CLI/CLI.hpp>
+#include <signal.h>
+
+#include <functional>
+#include <string>
+
+#include "base/log.h"
+#include "vmm/client_commands.h"
+#include "vmm/run_command.h"
+
+namespace vmm {
+namespace {
+
+constexpr int kUsageExitCode = static_cast<int>(ErrorKind::kUsage);
+
+// The command that the command line asks for; options lie in static storage, as CLI11 fills them
+// while parsing.
+using Action = std::function<Result<>()>;
+
+void add_run(CLI::App& app, Action& action) {
+  static RunOptions options;
+  auto* command = app.add_subcommand("run", "Boot a guest");
+  command->add_option("config", options.config, "Guest configuration (TOML)")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--name", options.name, "Name of the guest instead of the configuration's");
+  command->add_option("--console", options.console_file, "File to append console output to")
+      ->type_name("FILE");
+  command->add_flag("--detach", options.detach, "Return once the guest runs in the background");
+  command->footer(
+      "In the foreground the guest's console is on the terminal. Ctrl-] or SIGTERM asks the guest\n"
+      "to shut down; once more ends it at once.");
+  command->callback([&action] { action = [] { return run_guest(options); }; });
+}
+
+// A command about one running guest.
+CLI::App* add_guest_command(CLI::App& app, const std::string& name, const std::string& help,
+                            std::string& guest) {
+  auto* command = app.add_subcommand(name, help);
+  command->add_option("guest", guest, "Name of the guest; not needed where just one runs")
+      ->type_name("NAME");
+  return command;
+}
+
+void add_guest_commands(CLI::App& app, Action& action) {
+  static std::string name;
+  static bool json = false;
+  static std::int64_t timeout = 60;
+
+  auto* list = app.add_subcommand("list", "List the running guests");
+  list->add_flag("--json", json, "Print JSON");
+  list->callback([&action] { action = [] { return list_guests(json); }; });
+
+  add_guest_command(app, "pause", "Stop the vCPUs of a guest for now", name)->callback([&action] {
+    action = [] { return pause_guest(name); };
+  });
+  add_guest_command(app, "resume", "Let a paused guest run again", name)->callback([&action] {
+    action = [] { return resume_guest(name); };
+  });
+
+  auto* stop = add_guest_command(app, "stop", "Ask a guest to shut down, and wait for it", name);
+  stop->add_option("--timeout", timeout, "Seconds to wait, 1 to 86400")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{86400}))
+      ->capture_default_str();
+  stop->callback(
+      [&action] { action = [] { return stop_guest(name, std::chrono::seconds(timeout)); }; });
+
+  add_guest_command(app, "kill", "End a guest at once, as a power cut does", name)
+      ->callback([&action] { action = [] { return kill_guest(name); }; });
+  add_guest_command(app, "console", "Connect the terminal to a guest's console; Ctrl-] leaves",
+                    name)
+      ->callback([&action] { action = [] { return attach_console(name); }; });
+
+  auto* stats = add_guest_command(app, "stats", "Show what a guest has used and done", name);
+  stats->add_flag("--json", json, "Print JSON");
+  stats->callback([&action] { action = [] { return print_guest_stats(name, json); }; });
+}
+
+void add_check(CLI::App& app, Action& action) {
+  static bool json = false;
+  auto* command = app.add_subcommand("check", "Show what this host can do");
+  command->add_flag("--json", json, "Print JSON");
+  command->callback([&action] { action = [] { return check_this_host(json); }; });
+}
+
+int run(int argc, char** argv) {
+  // Broken pipes and sockets are errors of the write that met them.
+  ::signal(SIGPIPE, SIG_IGN);
+  log_to_stderr(LogLevel::kInfo);
+
+  CLI::App app("A hypervisor for arm64 Linux guests on KVM, with live migration", "vmm");
+  app.set_version_flag("--version", "vmm " VMM_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no such guest, 4 the host lacks\n"
+      "something, 5 migration failed and the guest runs on here, 6 in doubt, 130 interrupted.");
+  Action action;
+  add_run(app, action);
+  add_guest_commands(app, action);
+  add_check(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    log(LogLevel::kError, "{}; vmm --help explains", error.what());
+    return kUsageExitCode;
+  }
+
+  const auto result = action();
+  if (result) return 0;
+  log(LogLevel::kError, "{}", result.error().message());
+  return static_cast<int>(result.error().kind());
+}
+
+}  // namespace
+}  // namespace vmm
+
+int main(int argc, char** argv) { return vmm::run(argc, argv); }
