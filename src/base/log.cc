@@ -46,6 +46,8 @@ bool log_to_file(const std::string& path, LogLevel minimum) {
   return true;
 }
 
-void log_line(LogLevel level, std::string_view line) { spdlog::log(to_spdlog(level), line); }
+void log_line(LogLevel level, std::string_view line) {
+  spdlog::log(to_spdlog(level), line);
+}
 
 }  // namespace vmm

@@ -11,8 +11,7 @@ namespace vmm {
 // Value or Error; ignoring one is a compile error ([[nodiscard]]). Reading the value of a failed
 // result is a bug of ours and aborts.
 template <typename T = void>
-using Result =
-    boost::outcome_v2::basic_result<T, Error, boost::outcome_v2::policy::terminate>;
+using Result = boost::outcome_v2::basic_result<T, Error, boost::outcome_v2::policy::terminate>;
 
 using boost::outcome_v2::success;
 

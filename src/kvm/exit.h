@@ -40,7 +40,6 @@ struct Failure {
   std::uint64_t detail;       // hardware entry failure reason or KVM_INTERNAL_ERROR_*
 };
 
-using Exit =
-    std::variant<MmioRead, MmioWrite, UndecodedAccess, SystemEvent, Interrupted, Failure>;
+using Exit = std::variant<MmioRead, MmioWrite, UndecodedAccess, SystemEvent, Interrupted, Failure>;
 
 }  // namespace vmm::kvm

@@ -58,8 +58,7 @@ Result<Capabilities> System::capabilities() const {
   found.gicv3 = has_vgic_v3(vm_fd);
   found.psci = check(KVM_CAP_ARM_PSCI_0_2) != 0;
   found.sve = check(KVM_CAP_ARM_SVE) != 0;
-  found.pauth =
-      check(KVM_CAP_ARM_PTRAUTH_ADDRESS) != 0 && check(KVM_CAP_ARM_PTRAUTH_GENERIC) != 0;
+  found.pauth = check(KVM_CAP_ARM_PTRAUTH_ADDRESS) != 0 && check(KVM_CAP_ARM_PTRAUTH_GENERIC) != 0;
   found.pmu = check(KVM_CAP_ARM_PMU_V3) != 0;
   found.ioeventfd = check(KVM_CAP_IOEVENTFD) != 0;
   found.irqfd = check(KVM_CAP_IRQFD) != 0;
@@ -75,8 +74,8 @@ Result<Capabilities> System::capabilities() const {
 }
 
 Result<Vm> System::create_vm(unsigned ipa_bits) const {
-  TRY(const auto vm, KVM_CALL(fd_, KVM_CREATE_VM,
-                              static_cast<unsigned long>(KVM_VM_TYPE_ARM_IPA_SIZE(ipa_bits))));
+  TRY(const auto vm,
+      KVM_CALL(fd_, KVM_CREATE_VM, static_cast<unsigned long>(KVM_VM_TYPE_ARM_IPA_SIZE(ipa_bits))));
   return Vm::adopt(Fd(vm), run_size_);
 }
 

@@ -27,8 +27,8 @@ void request(kvm_vcpu_init& target, unsigned feature) {
 
 }  // namespace
 
-Result<std::unique_ptr<Vcpu>> Vcpu::adopt(Fd fd, unsigned index, std::size_t run_size, std::uint32_t target_type,
-                         const VcpuFeatures& features) {
+Result<std::unique_ptr<Vcpu>> Vcpu::adopt(Fd fd, unsigned index, std::size_t run_size,
+                                          std::uint32_t target_type, const VcpuFeatures& features) {
   kvm_vcpu_init target{};
   target.target = target_type;
   request(target, KVM_ARM_VCPU_PSCI_0_2);
@@ -70,7 +70,9 @@ Result<std::uint64_t> Vcpu::affinity() const {
   return mpidr & kAffinityMask;
 }
 
-Result<std::uint64_t> Vcpu::program_counter() const { return get_register(kPc); }
+Result<std::uint64_t> Vcpu::program_counter() const {
+  return get_register(kPc);
+}
 
 Result<Exit> Vcpu::run() {
   if (::ioctl(fd_.get(), KVM_RUN, 0) < 0) {
@@ -95,7 +97,9 @@ Result<> Vcpu::inject_data_abort() {
   return success();
 }
 
-kvm_run& Vcpu::run_page() const { return *reinterpret_cast<kvm_run*>(run_mapping_.data()); }
+kvm_run& Vcpu::run_page() const {
+  return *reinterpret_cast<kvm_run*>(run_mapping_.data());
+}
 
 Result<std::uint64_t> Vcpu::get_register(std::uint64_t id) const {
   std::uint64_t value = 0;

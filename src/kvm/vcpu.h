@@ -24,8 +24,10 @@ class Vcpu final : public RunnableVcpu {
  public:
   // Takes a descriptor made by KVM_CREATE_VCPU and initialises the vCPU; target is
   // KVM_ARM_PREFERRED_TARGET's answer.
-  [[nodiscard]] static Result<std::unique_ptr<Vcpu>> adopt(Fd fd, unsigned index, std::size_t run_size,
-                                          std::uint32_t target, const VcpuFeatures& features);
+  [[nodiscard]] static Result<std::unique_ptr<Vcpu>> adopt(Fd fd, unsigned index,
+                                                           std::size_t run_size,
+                                                           std::uint32_t target,
+                                                           const VcpuFeatures& features);
 
   // Sets the performance monitor's interrupt (a PPI's INTID, 16 to 31) and initialises it; call
   // after the GIC exists, for a vCPU that has the feature.

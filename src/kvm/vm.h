@@ -23,7 +23,8 @@ class Vm {
                                     std::span<std::byte> memory);
 
   // vCPU number index (0 based, in order of creation). All but the first wait for PSCI CPU_ON.
-  [[nodiscard]] Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index, const VcpuFeatures& features);
+  [[nodiscard]] Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index,
+                                                          const VcpuFeatures& features);
 
   // GICv3 with these guest-physical addresses, for vCPUs created before.
   [[nodiscard]] Result<Gic> create_gic(std::uint64_t distributor, std::uint64_t redistributors,

@@ -44,8 +44,8 @@ Result<std::optional<Initrd>> load_initrd(const GuestConfig::Boot& boot, std::ui
   // The device tree's 2 MiB and the rounding come out of the same room.
   if (kernel_end > end || size > end - kernel_end ||
       end - kernel_end - size < 2 * kDeviceTreeAlignment) {
-    return fail(ErrorKind::kUsage, "initrd {} ({} bytes) does not fit into the guest's memory", path,
-                size);
+    return fail(ErrorKind::kUsage, "initrd {} ({} bytes) does not fit into the guest's memory",
+                path, size);
   }
   const Initrd initrd{(end - size) & ~(kPageSize - 1), size};
   TRY(read_exact(fd.value(), ram.subspan(initrd.offset, size), "initrd " + path));

@@ -102,8 +102,12 @@ Result<> list_guests(bool as_json) {
   return success();
 }
 
-Result<> pause_guest(const std::string& name) { return call(name, "guest.pause"); }
-Result<> resume_guest(const std::string& name) { return call(name, "guest.resume"); }
+Result<> pause_guest(const std::string& name) {
+  return call(name, "guest.pause");
+}
+Result<> resume_guest(const std::string& name) {
+  return call(name, "guest.resume");
+}
 
 Result<> stop_guest(const std::string& name, std::chrono::seconds timeout) {
   TRY(auto client, ControlClient::connect(name));
@@ -155,9 +159,9 @@ Result<> print_guest_stats(const std::string& name, bool as_json) {
     TRY(const auto unclaimed, integer(vcpu, "unclaimed"));
     TRY(const auto undecoded, integer(vcpu, "undecoded"));
     TRY(const auto interrupted, integer(vcpu, "interrupted"));
-    table += fmt::format("{:<5} {:<8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>12}\n", index++,
-                         vcpu_state, duration(cpu_ms), reads, writes, unclaimed, undecoded,
-                         interrupted);
+    table +=
+        fmt::format("{:<5} {:<8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>12}\n", index++, vcpu_state,
+                    duration(cpu_ms), reads, writes, unclaimed, undecoded, interrupted);
   }
   print(table);
   return success();

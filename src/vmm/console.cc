@@ -65,7 +65,9 @@ void Console::attach(ConsoleListener& listener) {
   listeners_.push_back(&listener);
 }
 
-void Console::detach(ConsoleListener& listener) { std::erase(listeners_, &listener); }
+void Console::detach(ConsoleListener& listener) {
+  std::erase(listeners_, &listener);
+}
 
 void Console::input(std::span<const std::byte> bytes) {
   input_.insert(input_.end(), bytes.begin(), bytes.end());

@@ -88,8 +88,7 @@ class ControlServer::Session final : public ConsoleListener {
     boost::system::error_code error;
     for (;;) {
       co_await server_.console_.input_space();
-      const std::size_t size =
-          co_await socket_.async_read_some(asio::buffer(buffer), into(error));
+      const std::size_t size = co_await socket_.async_read_some(asio::buffer(buffer), into(error));
       if (error) break;
       server_.console_.input(std::span(buffer).first(size));
     }
@@ -161,8 +160,7 @@ asio::awaitable<void> ControlServer::accept() {
     if (sessions_ >= kMaxSessions) continue;  // closes the connection
     auto session = std::make_shared<Session>(*this, std::move(socket));
     asio::co_spawn(
-        loop_, [session]() -> asio::awaitable<void> { co_await session->serve(); },
-        asio::detached);
+        loop_, [session]() -> asio::awaitable<void> { co_await session->serve(); }, asio::detached);
   }
 }
 

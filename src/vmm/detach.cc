@@ -66,7 +66,9 @@ void Detached::report(std::byte kind, std::string_view message) {
   pipe_ = Fd();
 }
 
-void Detached::report_started() { report(kStarted, ""); }
+void Detached::report_started() {
+  report(kStarted, "");
+}
 
 void Detached::report_failure(const Error& error) {
   if (pipe_.valid()) report(std::byte(static_cast<int>(error.kind())), error.message());

@@ -69,9 +69,9 @@ void write_timer(FdtWriter& fdt) {
   fdt.begin_node("timer");
   fdt.property("compatible", "arm,armv8-timer");
   fdt.property("always-on");
-  fdt.property_cells("interrupts", {kPpi, layout::kTimerSecurePpi, kLevelLow,       //
-                                    kPpi, layout::kTimerPhysicalPpi, kLevelLow,     //
-                                    kPpi, layout::kTimerVirtualPpi, kLevelLow,      //
+  fdt.property_cells("interrupts", {kPpi, layout::kTimerSecurePpi, kLevelLow,    //
+                                    kPpi, layout::kTimerPhysicalPpi, kLevelLow,  //
+                                    kPpi, layout::kTimerVirtualPpi, kLevelLow,   //
                                     kPpi, layout::kTimerHypervisorPpi, kLevelLow});
   fdt.end_node();
 }

@@ -25,7 +25,9 @@ void FdtWriter::begin_node(const std::string& name) {
   note(fdt_begin_node(blob_.data(), name.c_str()));
 }
 
-void FdtWriter::end_node() { note(fdt_end_node(blob_.data())); }
+void FdtWriter::end_node() {
+  note(fdt_end_node(blob_.data()));
+}
 
 void FdtWriter::property(const char* name) {
   note(fdt_property(blob_.data(), name, nullptr, 0));

@@ -33,7 +33,9 @@ Guest::Guest(boost::asio::io_context& loop, Console& console, MachineFactory fac
       key_release_(loop),
       started_(std::chrono::steady_clock::now()) {}
 
-Guest::~Guest() { drop_machine(); }
+Guest::~Guest() {
+  drop_machine();
+}
 
 Result<> Guest::start() {
   TRY(make_machine());
@@ -86,7 +88,9 @@ Result<> Guest::press_power_key() {
   return success();
 }
 
-void Guest::kill(Error reason) { end(fail(std::move(reason))); }
+void Guest::kill(Error reason) {
+  end(fail(std::move(reason)));
+}
 
 void Guest::handle_event(const VcpuEvent& event) {
   if (const Error* error = std::get_if<Error>(&event)) {

@@ -39,7 +39,8 @@ class TableReader {
     const toml::node* node = table_.get(key);
     if (node == nullptr) return std::optional<T>();
     const auto value = node->value_exact<T>();
-    if (!value) return fail(error_at(*node, fmt::format("{}{} is not {}", prefix_, key, type_name)));
+    if (!value)
+      return fail(error_at(*node, fmt::format("{}{} is not {}", prefix_, key, type_name)));
     return std::optional<T>(*value);
   }
 
@@ -125,8 +126,7 @@ Result<> parse_cpu(TableReader& root, GuestConfig& config) {
       const auto found = std::ranges::find_if(
           known, [&text](const auto& entry) { return text && *text == entry.first; });
       if (found == known.end()) {
-        return fail(
-            cpu.error_at(feature, R"(cpu.features takes "sve", "pauth" and "pmu" only)"));
+        return fail(cpu.error_at(feature, R"(cpu.features takes "sve", "pauth" and "pmu" only)"));
       }
       *found->second = true;
     }
@@ -213,8 +213,8 @@ Result<GuestConfig> parse_guest_config(std::string_view text, const std::filesys
   config.name = name ? *name : file.stem().string();
   if (const auto checked = check_guest_name(config.name); !checked) {
     if (name) return fail(root.error_for("name", checked.error().message()));
-    return fail(ErrorKind::kUsage, "{}: name is missing, and the file's own name {}",
-                file.string(), checked.error().message());
+    return fail(ErrorKind::kUsage, "{}: name is missing, and the file's own name {}", file.string(),
+                checked.error().message());
   }
 
   TRY(const auto vcpus, root.get<std::int64_t>("vcpus", "an integer"));

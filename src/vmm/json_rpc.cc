@@ -62,8 +62,8 @@ parse_rpc_request(std::string_view line) {
 }
 
 std::string format_rpc_request(std::string_view method, const json::object& params) {
-  return json::serialize(json::object{
-             {"jsonrpc", "2.0"}, {"id", 1}, {"method", method}, {"params", params}}) +
+  return json::serialize(
+             json::object{{"jsonrpc", "2.0"}, {"id", 1}, {"method", method}, {"params", params}}) +
          "\n";
 }
 
@@ -83,11 +83,10 @@ std::string format_rpc_error(const json::value& id, const Error& error) {
   return json::serialize(json::object{
              {"jsonrpc", "2.0"},
              {"id", id},
-             {"error",
-              json::object{
-                  {"code", kRpcOperationFailed},
-                  {"message", error.message()},
-                  {"data", json::object{{"exit_code", static_cast<int>(error.kind())}}}}}}) +
+             {"error", json::object{{"code", kRpcOperationFailed},
+                                    {"message", error.message()},
+                                    {"data", json::object{{"exit_code",
+                                                           static_cast<int>(error.kind())}}}}}}) +
          "\n";
 }
 

@@ -76,7 +76,10 @@ struct File {
 // What a file that is no arm64 Image seems to be, for the error.
 std::string_view describe(std::span<const std::byte> start) {
   constexpr std::size_t kBzImageMagicOffset = 0x202;
-  if (has_text(start, 0, "\x7f" "ELF")) return "an ELF file";
+  if (has_text(start, 0,
+               "\x7f"
+               "ELF"))
+    return "an ELF file";
   if (has_text(start, kBzImageMagicOffset, "HdrS")) return "an x86 kernel";
   if (has_text(start, kMagicOffset, kRiscvMagic)) return "a RISC-V kernel";
   if (has_text(start, 4, "zimg")) return "a self-extracting EFI image: extract the Image from it";
@@ -183,9 +186,8 @@ Result<LoadedKernel> load_gzip(const File& file, std::span<std::byte> ram) {
 Result<LoadedKernel> load_kernel(const std::filesystem::path& path, std::span<std::byte> ram) {
   TRY(const auto file, File::open(path));
   std::array<std::byte, 1024> buffer{};
-  const auto start =
-      std::span(buffer).first(static_cast<std::size_t>(std::min<std::uint64_t>(
-          file.size, buffer.size())));
+  const auto start = std::span(buffer).first(
+      static_cast<std::size_t>(std::min<std::uint64_t>(file.size, buffer.size())));
   TRY(file.read_at(0, start));
   if (has_text(start, 0, kGzipMagic)) return load_gzip(file, ram);
   return load_raw(file, start, ram);

@@ -16,8 +16,8 @@ struct LoadedKernel {
 };
 
 // Loads an arm64 Linux `Image` (Documentation/arch/arm64/booting.rst), raw or
-// gzip-compressed, into RAM whose start is 2 MiB aligned, straight from the file. Errors (kUsage) where the file is missing, truncated, for another architecture, or does not
-// fit.
+// gzip-compressed, into RAM whose start is 2 MiB aligned, straight from the file. Errors (kUsage)
+// where the file is missing, truncated, for another architecture, or does not fit.
 [[nodiscard]] Result<LoadedKernel> load_kernel(const std::filesystem::path& file,
                                                std::span<std::byte> ram);
 

@@ -176,9 +176,8 @@ Result<std::unique_ptr<Machine>> make_kvm_machine(const kvm::System& system,
                                                   const GuestConfig& config, Console& console,
                                                   boost::asio::io_context& loop,
                                                   Machine::EventHandler on_event) {
-  TRY(auto memory,
-      GuestMemory::create(layout::kRamBase, config.memory,
-                          config.hugetlb ? Backing::kHugetlb : Backing::kAnonymous));
+  TRY(auto memory, GuestMemory::create(layout::kRamBase, config.memory,
+                                       config.hugetlb ? Backing::kHugetlb : Backing::kAnonymous));
   TRY(auto vm, system.create_vm(ipa_bits_for(config.memory)));
   auto machine = std::make_unique<KvmMachine>(std::move(vm), std::move(memory), console, loop);
   TRY(machine->build(config, on_event));

@@ -15,7 +15,7 @@ inline constexpr unsigned kMaxVcpus = 16;
 
 inline constexpr Range kGicDistributor{0x0800'0000, 0x1'0000};
 inline constexpr std::uint64_t kRedistributorSize = 0x2'0000;  // per vCPU
-inline constexpr Range kGicRedistributors{0x080A'0000, kMaxVcpus * kRedistributorSize};
+inline constexpr Range kGicRedistributors{0x080A'0000, kMaxVcpus* kRedistributorSize};
 inline constexpr Range kUart{0x0900'0000, 0x1000};
 inline constexpr Range kRtc{0x0901'0000, 0x1000};
 inline constexpr Range kGpio{0x0903'0000, 0x1000};

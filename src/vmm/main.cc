@@ -1,5 +1,5 @@
-#include <CLI/CLI.hpp>
 #include <signal.h>
+#include <CLI/CLI.hpp>
 
 #include <functional>
 #include <string>
@@ -116,4 +116,6 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace vmm
 
-int main(int argc, char** argv) { return vmm::run(argc, argv); }
+int main(int argc, char** argv) {
+  return vmm::run(argc, argv);
+}

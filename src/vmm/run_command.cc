@@ -42,12 +42,8 @@ std::uint64_t resident_memory() {
 }
 
 json::object describe(const GuestConfig& config, const Guest& guest) {
-  return {{"name", config.name},
-          {"state", to_string(guest.state())},
-          {"vcpus", config.vcpus},
-          {"memory", config.memory},
-          {"uptime_ms", guest.uptime().count()},
-          {"pid", ::getpid()},
+  return {{"name", config.name},     {"state", to_string(guest.state())},   {"vcpus", config.vcpus},
+          {"memory", config.memory}, {"uptime_ms", guest.uptime().count()}, {"pid", ::getpid()},
           {"version", VMM_VERSION}};
 }
 
@@ -144,9 +140,8 @@ class GuestProcess {
                         [this, done](const json::object&) { return done(guest_.pause()); });
     server_->add_method("guest.resume",
                         [this, done](const json::object&) { return done(guest_.resume()); });
-    server_->add_method("guest.stop", [this, done](const json::object&) {
-      return done(guest_.press_power_key());
-    });
+    server_->add_method(
+        "guest.stop", [this, done](const json::object&) { return done(guest_.press_power_key()); });
     server_->add_method("guest.kill", [this](const json::object&) -> Result<json::value> {
       // The reply goes out before the loop, and with it the connection, ends.
       asio::post(loop_, [this] {
@@ -165,8 +160,8 @@ class GuestProcess {
       log(LogLevel::kWarning, "asked {} to shut down; once more ends it at once", config_.name);
       return;
     }
-    guest_.kill(make_error(ErrorKind::kInterrupted, "{} was ended before it had shut down",
-                           config_.name));
+    guest_.kill(
+        make_error(ErrorKind::kInterrupted, "{} was ended before it had shut down", config_.name));
   }
 
   void wait_for_signal() {

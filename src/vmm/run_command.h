@@ -10,7 +10,7 @@ namespace vmm {
 
 struct RunOptions {
   std::filesystem::path config;
-  std::optional<std::string> name;                   // instead of the configuration's
+  std::optional<std::string> name;                    // instead of the configuration's
   std::optional<std::filesystem::path> console_file;  // instead of the configuration's
   bool detach = false;
 };

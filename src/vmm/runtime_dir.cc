@@ -19,7 +19,8 @@ constexpr std::string_view kSocketExtension = ".sock";
 Result<bool> is_file_at(const Fd& fd, const std::string& path) {
   struct stat opened {};
   struct stat named {};
-  if (::fstat(fd.get(), &opened) != 0) return fail_errno(ErrorKind::kFailed, "cannot stat {}", path);
+  if (::fstat(fd.get(), &opened) != 0)
+    return fail_errno(ErrorKind::kFailed, "cannot stat {}", path);
   if (::stat(path.c_str(), &named) != 0) {
     if (errno == ENOENT) return false;
     return fail_errno(ErrorKind::kFailed, "cannot stat {}", path);

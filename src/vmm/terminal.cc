@@ -118,9 +118,8 @@ void FdOutput::drain() {
   }
 }
 
-boost::asio::awaitable<bool> read_terminal(
-    std::function<void(std::span<const std::byte>)> on_input,
-    std::function<boost::asio::awaitable<void>()> ready) {
+boost::asio::awaitable<bool> read_terminal(std::function<void(std::span<const std::byte>)> on_input,
+                                           std::function<boost::asio::awaitable<void>()> ready) {
   const auto executor = co_await boost::asio::this_coro::executor;
   Fd copy(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
   if (!copy.valid()) co_return false;  // standard input is closed

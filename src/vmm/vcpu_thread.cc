@@ -10,7 +10,9 @@
 namespace vmm {
 namespace {
 
-int kick_signal() { return SIGRTMIN; }
+int kick_signal() {
+  return SIGRTMIN;
+}
 
 // A handler that does nothing: the signal's only use is to make KVM_RUN return with EINTR.
 void install_kick_handler() {
@@ -41,7 +43,9 @@ VcpuThread::VcpuThread(unsigned index, std::unique_ptr<kvm::RunnableVcpu> vcpu, 
   thread_handle_ = thread_.native_handle();
 }
 
-VcpuThread::~VcpuThread() { stop(); }
+VcpuThread::~VcpuThread() {
+  stop();
+}
 
 void VcpuThread::want(State state) {
   const std::lock_guard lock(mutex_);
@@ -57,8 +61,12 @@ void VcpuThread::want(State state) {
   changed_.notify_all();
 }
 
-void VcpuThread::resume() { want(State::kRunning); }
-void VcpuThread::request_pause() { want(State::kPaused); }
+void VcpuThread::resume() {
+  want(State::kRunning);
+}
+void VcpuThread::request_pause() {
+  want(State::kPaused);
+}
 
 void VcpuThread::wait_paused() {
   std::unique_lock lock(mutex_);
@@ -79,8 +87,7 @@ std::uint64_t VcpuThread::cpu_time() const {
   clockid_t clock{};
   timespec time{};
   // stop() joins, and only the owner calls either: the thread is there, or joinable() is false.
-  if (!thread_.joinable() ||
-      ::pthread_getcpuclockid(thread_handle_, &clock) != 0 ||
+  if (!thread_.joinable() || ::pthread_getcpuclockid(thread_handle_, &clock) != 0 ||
       ::clock_gettime(clock, &time) != 0) {
     return 0;
   }
