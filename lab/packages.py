@@ -22,7 +22,7 @@ GROUPS: dict[str, list[str]] = {
         "make", "bc", "bison", "flex", "libelf-dev", "libssl-dev", "rsync", "patch", "xz-utils",
         "cpio", "kmod", "device-tree-compiler",
     ],
-    "test": ["clang", "clang-format", "clang-tidy", "python3-pytest"],
+    "test": ["clang-format-16 | clang-format", "clang-tidy-16 | clang-tidy", "python3-pytest"],
 }
 
 
