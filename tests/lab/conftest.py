@@ -52,6 +52,7 @@ def vmm_host(host: Host) -> VmmHost:
 
 @pytest.fixture
 def vmm(vmm_host: VmmHost) -> Iterator[VmmHost]:
-    """The same for one test, whose guests end with it."""
+    """The same for one test, which is alone with its guests; they end with it."""
+    vmm_host.end_all()
     yield vmm_host
     vmm_host.end_all()

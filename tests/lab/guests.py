@@ -63,7 +63,7 @@ class Guest:
     name: str
     folder: str
 
-    def wait(self, text: str, timeout: float = 30, count: int = 1) -> str:
+    def wait(self, text: str, timeout: float = 120, count: int = 1) -> str:
         """Wait until the console has shown `text` on `count` lines; returns the console's text."""
         script = (
             f"until [ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/console)\" -ge {count} ]; do "
@@ -78,6 +78,13 @@ class Guest:
             raise AssertionError(f"{self.name}: no '{text}' ({reason})\n{self._diagnosis(console)}")
         return console
 
+    def wait_started(self, timeout: float = 60) -> None:
+        """Wait until the guest takes commands; its kernel may not have said anything yet."""
+        script = f"until vmm stats {self.name} >/dev/null 2>&1; do usleep 50000; done"
+        done = self.vmm.shell(f"timeout {timeout} sh -c {shlex.quote(script)}", timeout + 15)
+        if done.returncode != 0:
+            raise AssertionError(f"{self.name}: not started\n{self._diagnosis(self.console())}")
+
     def console(self) -> str:
         """What `vmm run` has written to standard output."""
         return self.vmm.read(f"{self.folder}/console")
@@ -86,7 +93,7 @@ class Guest:
         """What `vmm run` has written to standard error."""
         return self.vmm.read(f"{self.folder}/stderr")
 
-    def exit_status(self, timeout: float = 20) -> int:
+    def exit_status(self, timeout: float = 120) -> int:
         """Wait for the end of `vmm run` and return its status."""
         script = f"until [ -s {self.folder}/status ]; do usleep 50000; done"
         done = self.vmm.shell(f"timeout {timeout} sh -c {shlex.quote(script)}", timeout + 15)
@@ -126,7 +133,7 @@ class VmmHost:
         """Contents of a file in the host, with the line ends of a terminal made plain."""
         return self.host.run(["cat", path]).stdout.replace("\r\n", "\n")
 
-    def __call__(self, *arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
         """Run vmm with arguments."""
         return self.shell(shlex.join(["vmm", *arguments]), timeout)
 
