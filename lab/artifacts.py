@@ -16,15 +16,18 @@ __all__ = [
 ]
 
 
-def guest_image(name: str) -> Path:
-    """Directory of the guest image `name` ("tiny" or "debian"), made by the recipes in guest-images/."""
+def guest_image(name: str, build: Path | None = None) -> Path:
+    """Directory of the guest image `name` ("tiny" or "debian"), made by the recipes in guest-images/.
+
+    `build` is the arm64 build whose programs go in; by default build/arm64, brought up to date.
+    """
     folder = str(REPOSITORY / "guest-images")
     if folder not in sys.path:
         sys.path.insert(0, folder)
     # Imported here because the recipes themselves use this package.
     from guest_images.recipes import guest_image as make
 
-    return make(name)
+    return make(name, build)
 
 
 NAMED: dict[str, Callable[[], Path]] = {

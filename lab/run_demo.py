@@ -79,7 +79,7 @@ def run_guest(host: Host, figures: list[tuple[str, str]]) -> None:
     console = Console(guest.stdout)
     try:
         console.wait_for(INIT_REACHED)
-        figures.append(("guest: vmm run to the guest's init", seconds_since(started)))
+        figures.append(("guest: vmm run to its init, boot messages on the UART", seconds_since(started)))
         console.wait_for(READY)
         note(f"running in the guest: {GUEST_COMMAND}")
         asked = time.monotonic()

@@ -61,13 +61,13 @@ def build(with_lab: bool) -> None:
     if with_lab:
         variables["Python3_EXECUTABLE"] = python_with_pytest()
         lab = Background(prepare_lab)
-        build_arm64()
+        arm64 = build_arm64()
     build_preset("dev", variables)
     build_preset("asan", {})
     if with_lab:
         lab.result()
-        guest_image("tiny")
-        guest_image("debian")
+        for image in ("tiny", "debian"):
+            guest_image(image, arm64)
     suites = "".join(f'subdirs("{build_dir(preset)}")\n' for preset in SUITES)
     (REPOSITORY / "build" / "CTestTestfile.cmake").write_text(suites)
 
