@@ -64,6 +64,7 @@ def cached(kind: str, key: object, build: Callable[[Path], None]) -> Path:
     with locked(name):
         if entry.is_dir():
             return entry
+        sweep_unfinished()
         work = cache_root() / f"{name}.tmp"
         remove_tree(work)
         work.mkdir()
@@ -87,12 +88,23 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def prune(kind: str, keep: Path) -> None:
-    """Drop entries of `kind` beyond the newest few that nobody asked for in two weeks."""
+def sweep_unfinished() -> None:
+    """Remove what builds that were killed left, whatever they were building."""
+    for work in cache_root().glob("*.tmp"):
+        with work.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            remove_tree(work)
+
+
+def prune(kind: str, used: Path, keep: int = KEEP_PER_KIND) -> None:
+    """Drop entries of `kind` beyond the newest `keep` that nobody asked for in two weeks."""
     pattern = f"{kind}-" + "[0-9a-f]" * 16
-    entries = [p for p in cache_root().glob(pattern) if p.is_dir() and p != keep]
+    entries = [p for p in cache_root().glob(pattern) if p.is_dir() and p != used]
     entries.sort(key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in entries[KEEP_PER_KIND:]:
+    for old in entries[keep:]:
         if time.time() - old.stat().st_mtime > KEEP_SECONDS:
             remove_tree(old)
             for suffix in (".key", ".lock"):

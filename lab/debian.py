@@ -6,10 +6,9 @@ the machine are left out.
 
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 
-from lab.cache import cached
+from lab.cache import cached, remove_tree
 from lab.errors import LabError
 from lab.packages import need_tool
 from lab.progress import Step, step
@@ -57,19 +56,23 @@ def extract_packages(names: list[str], arch: str, into: Path, current: Step) -> 
     """Unpack `names` and all they depend on below `into`."""
     need_tool("mmdebstrap", "mmdebstrap")
     codename, sources = debian_sources()
-    with tempfile.TemporaryDirectory(prefix="vmm-apt-") as scratch:
-        sources_list = Path(scratch) / "sources.list"
-        sources_list.write_text("\n".join(sources) + "\n")
-        conf = Path(scratch) / "apt.conf"
-        conf.write_text("\n".join(acquire_options()) + "\n")
-        tar = into / "root.tar"
-        # A tar in between drops device nodes and foreign owners, so no privileges are needed here.
-        current.run([
-            "mmdebstrap", "--variant=extract", f"--architectures={arch}", "--format=tar",
-            f"--aptopt={conf}", f"--include={','.join(names)}", codename, tar, sources_list,
-        ])
-        current.run(["tar", "-C", into, "--no-same-owner", "--exclude=./dev/*", "-xf", tar])
-        tar.unlink()
+    # Below `into`, so that it goes with it should this be killed.
+    scratch = into / "mmdebstrap"
+    scratch.mkdir()
+    sources_list = scratch / "sources.list"
+    sources_list.write_text("\n".join(sources) + "\n")
+    conf = scratch / "apt.conf"
+    conf.write_text("\n".join(acquire_options()) + "\n")
+    # A tar in between drops device nodes and foreign owners, so no privileges are needed here.
+    tar = scratch / "root.tar"
+    # Both modes only unpack; the second needs no privileges.
+    mode = "root" if os.geteuid() == 0 else "chrootless"
+    current.run([
+        "mmdebstrap", f"--mode={mode}", "--variant=extract", f"--architectures={arch}", "--format=tar",
+        f"--aptopt={conf}", f"--include={','.join(names)}", codename, tar, sources_list,
+    ], env={"TMPDIR": str(scratch)})
+    current.run(["tar", "-C", into, "--no-same-owner", "--exclude=./dev/*", "-xf", tar])
+    remove_tree(scratch)
     relative_links(into)
 
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab.cache import cache_root, key_hash, locked, remove_tree
+from lab.cache import cache_root, key_hash, locked, prune, remove_tree
 from lab.errors import LabError
 from lab.packages import need_tool
 from lab.patches import PatchedTree, series, touched
@@ -85,6 +85,8 @@ def source_tree() -> Iterator[SourceTree]:
     root = cache_root() / name
     with locked(name):
         root.mkdir(exist_ok=True)
+        os.utime(root)
+        prune("linux", root, keep=1)
         tree = SourceTree(root)
         if not tree.source.is_dir():
             with step(f"unpack the kernel source {version}") as current:

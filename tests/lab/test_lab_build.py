@@ -173,6 +173,16 @@ def test_killed_build_is_discarded(private_cache: Path) -> None:
     assert [path.name for path in entry.iterdir()] == ["whole"]
 
 
+def test_what_a_killed_build_left_goes_with_the_next_build(private_cache: Path) -> None:
+    left = cache.cache_root() / "other-0123456789abcdef.tmp"
+    left.mkdir()
+    with cache.locked("busy-0123456789abcdef"):
+        busy = cache.cache_root() / "busy-0123456789abcdef.tmp"
+        busy.mkdir()
+        cache.cached("thing", 1, lambda into: None)
+        assert not left.exists() and busy.exists()
+
+
 def test_config_option_that_was_dropped_is_found(tmp_path: Path) -> None:
     fragment, later, config = tmp_path / "a", tmp_path / "b", tmp_path / "config"
     fragment.write_text('CONFIG_KVM=y\nCONFIG_KSM=y\nCONFIG_NAME="x"\n')
