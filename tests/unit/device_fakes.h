@@ -49,8 +49,12 @@ class FakeClock final : public Clock {
 
 class FakeTimer final : public AlarmTimer {
  public:
-  void arm_at(std::optional<std::int64_t> wall_seconds) override { deadline = wall_seconds; }
+  void arm_at(std::optional<std::int64_t> wall_seconds) override {
+    deadline = wall_seconds;
+    ++calls;
+  }
   std::optional<std::int64_t> deadline;
+  int calls = 0;
 };
 
 inline std::span<const std::byte> as_input(std::string_view text) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <random>
 #include <thread>
 #include <vector>
@@ -156,15 +157,15 @@ TEST(DirtyBitmapTest, ClearLeavesNothing) {
 
 TEST(DirtyBitmapDeathTest, AbortsOnPagesBeyondTheEnd) {
   DirtyBitmap bitmap(64);
-  EXPECT_DEATH(bitmap.set(64), "");
-  EXPECT_DEATH(bitmap.set_range({0, 65}), "");
-  EXPECT_DEATH(bitmap.set_range({kAll, 2}), "");
-  EXPECT_DEATH(bitmap.or_word(1, 1), "");
-  EXPECT_DEATH(bitmap.merge(std::vector<std::uint64_t>(2)), "");
+  EXPECT_EXIT(bitmap.set(64), ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(bitmap.set_range({0, 65}), ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(bitmap.set_range({kAll, 2}), ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(bitmap.or_word(1, 1), ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(bitmap.merge(std::vector<std::uint64_t>(2)), ::testing::KilledBySignal(SIGABRT), "");
   std::vector<std::uint64_t> too_many(2);
-  EXPECT_DEATH(bitmap.harvest(too_many), "");
-  EXPECT_DEATH(static_cast<void>(bitmap.test(64)), "");
-  EXPECT_DEATH(static_cast<void>(bitmap.exchange_word(1)), "");
+  EXPECT_EXIT(bitmap.harvest(too_many), ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(static_cast<void>(bitmap.test(64)), ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(static_cast<void>(bitmap.exchange_word(1)), ::testing::KilledBySignal(SIGABRT), "");
 }
 
 // Writers store a value and set the page's bit; a harvester that finds the bit must find the value

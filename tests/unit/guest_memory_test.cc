@@ -191,6 +191,7 @@ TEST(GuestMemoryTest, WritingNothingMarksNothing) {
   auto memory = make_memory();
   EXPECT_TRUE(memory.write(kBase, {}));
   EXPECT_TRUE(memory.write(kBase + kSize, {}));
+  memory.mark_dirty(kBase, 0);
   memory.mark_dirty(kBase + kSize, 0);
   EXPECT_EQ(memory.device_dirty().count(), 0u);
 }

@@ -169,6 +169,14 @@ TEST(Pl011StateTest, RefusesAFifoLargerThanItsOwnThoughTheBytesAreThere) {
   EXPECT_FALSE(restored(port.uart, bytes));
 }
 
+TEST(Pl011StateTest, TakesNoInputWithTheReceiverOffWhateverTheStateSays) {
+  Port port;
+  auto bytes = saved(port.uart);
+  bytes[19] = std::byte{1};  // awaits input
+  ASSERT_TRUE(restored(port.uart, bytes));
+  EXPECT_EQ(port.uart.receive(as_input("a")), 0u);
+}
+
 TEST(Pl011StateTest, SaysWhichFieldCannotBe) {
   Port port;
   auto bytes = saved(port.uart);

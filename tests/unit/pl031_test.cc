@@ -206,6 +206,14 @@ TEST_F(Pl031Test, TimerThatComesUnaskedDoesNothing) {
   EXPECT_EQ(rtc_.timer.deadline, std::nullopt);
 }
 
+TEST_F(Pl031Test, LeavesTheTimerAloneWhileTheAlarmStays) {
+  write(kImsc, kInterrupt);
+  write(kMr, 1'700'000'010);
+  const int calls = rtc_.timer.calls;
+  for (int i = 0; i < 10; ++i) static_cast<void>(read(kDr));
+  EXPECT_EQ(rtc_.timer.calls, calls);
+}
+
 TEST_F(Pl031Test, ResetKeepsTheTimeAndForgetsTheAlarm) {
   write(kLr, 1000);
   write(kMr, 1000);

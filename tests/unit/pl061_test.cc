@@ -161,6 +161,17 @@ TEST_F(Pl061Test, LevelsInterruptForAsLongAsTheyLast) {
   }
 }
 
+TEST_F(Pl061Test, LatchedEdgeDoesNotShowOnALevelSensitiveLine) {
+  write(kIev, kPowerBit);
+  write(kIe, kPowerBit);
+  gpio_.device.set_input(kPowerKey, true);
+  gpio_.device.set_input(kPowerKey, false);
+  EXPECT_TRUE(gpio_.line.high);
+  write(kIs, kPowerBit);
+  EXPECT_EQ(read(kRis), 0u);
+  EXPECT_FALSE(gpio_.line.high);
+}
+
 TEST_F(Pl061Test, PressedPowerKeyIsSeenBothWaysByLinux) {
   // gpio-keys: both edges, the handler clears the interrupt and reads the line.
   write(kIbe, kPowerBit);
