@@ -20,8 +20,9 @@ def build_dir() -> Path:
     """The arm64 build whose programs are tested."""
     named = os.environ.get("VMM_BUILD_ARM64")
     folder = Path(named) if named else REPOSITORY / "build" / "arm64"
-    if not (folder / "src/vmm/vmm").is_file():
-        pytest.exit(f"no vmm in {folder}: build the arm64 preset, or set VMM_BUILD_ARM64", 2)
+    for program in ("src/vmm/vmm", "tests/unit/unit_tests"):
+        if not (folder / program).is_file():
+            pytest.exit(f"no {program} in {folder}: build the arm64 preset, or set VMM_BUILD_ARM64", 2)
     return folder
 
 
@@ -33,8 +34,11 @@ def shares(build_dir: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def vmm_files(build_dir: Path) -> dict[str, Path]:
-    """What every test host has in its RAM: the program under test."""
-    return {"/usr/bin/vmm": build_dir / "src/vmm/vmm"}
+    """What every test host has in its RAM: the program under test and its unit tests."""
+    return {
+        "/usr/bin/vmm": build_dir / "src/vmm/vmm",
+        "/usr/bin/unit_tests": build_dir / "tests/unit/unit_tests",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ def guest_config(
     cmdline: str = "quiet",
     features: Sequence[str] = (),
     console_file: str | None = None,
+    kernel: str | None = None,
 ) -> str:
     """Text of a guest configuration for an image; `cmdline` comes after the console parameter."""
     lines = [
@@ -37,7 +38,7 @@ def guest_config(
         f"vcpus = {vcpus}",
         f"memory = {toml(memory or MEMORY[image])}",
         "[boot]",
-        f"kernel = {toml(f'/images/{image}/{KERNEL[image]}')}",
+        f"kernel = {toml(kernel or f'/images/{image}/{KERNEL[image]}')}",
         f"initrd = {toml(f'/images/{image}/initrd.gz')}",
         f"cmdline = {toml(f'console=ttyAMA0 {cmdline}'.strip())}",
         "[cpu]",
@@ -69,7 +70,7 @@ class Guest:
             f"until [ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/console)\" -ge {count} ]; do "
             f"[ -e {self.folder}/status ] && sleep 0.2 && "
             f"[ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/console)\" -lt {count} ] && exit 3; "
-            "usleep 50000; done"
+            "usleep 100000; done"
         )
         done = self.vmm.shell(f"timeout {timeout} sh -c {shlex.quote(script)}", timeout + 15)
         console = self.console()
@@ -80,7 +81,7 @@ class Guest:
 
     def wait_started(self, timeout: float = 60) -> None:
         """Wait until the guest takes commands; its kernel may not have said anything yet."""
-        script = f"until vmm stats {self.name} >/dev/null 2>&1; do usleep 50000; done"
+        script = f"until vmm stats {self.name} >/dev/null 2>&1; do usleep 100000; done"
         done = self.vmm.shell(f"timeout {timeout} sh -c {shlex.quote(script)}", timeout + 15)
         if done.returncode != 0:
             raise AssertionError(f"{self.name}: not started\n{self._diagnosis(self.console())}")
@@ -95,7 +96,7 @@ class Guest:
 
     def exit_status(self, timeout: float = 120) -> int:
         """Wait for the end of `vmm run` and return its status."""
-        script = f"until [ -s {self.folder}/status ]; do usleep 50000; done"
+        script = f"until [ -s {self.folder}/status ]; do usleep 100000; done"
         done = self.vmm.shell(f"timeout {timeout} sh -c {shlex.quote(script)}", timeout + 15)
         if done.returncode != 0:
             raise AssertionError(f"{self.name}: still running\n{self._diagnosis(self.console())}")

@@ -75,9 +75,10 @@ def test_command_input(plain_host: Host) -> None:
     assert plain_host.run("cat", input="given\n").stdout == "given\n"
 
 
-def test_command_timeout(plain_host: Host) -> None:
-    with pytest.raises(CommandTimeout, match="did not end within 1 s"):
-        plain_host.run("sleep 30", timeout=1)
+def test_command_timeout_ends_the_command(plain_host: Host) -> None:
+    with pytest.raises(CommandTimeout, match="did not end within 1 s: begun"):
+        plain_host.run("echo begun; while :; do sleep 30.5; done", timeout=1)
+    assert plain_host.run("ps -o args | grep 'sleep 30[.]5'", check=False).stdout == ""
 
 
 def test_host_has_kvm_and_its_command_line(plain_host: Host) -> None:
@@ -156,6 +157,16 @@ def test_shared_disk_is_seen_by_both(tmp_path: Path) -> None:
     with Pair.start(memory_mib=512, disks=[disk]) as pair:
         pair[0].run("printf shared | dd of=/dev/vda bs=512 conv=sync,fsync 2>/dev/null")
         assert pair[1].run("head -c 6 /dev/vda").stdout == "shared"
+
+
+def test_clock_that_counts_instructions_repeats_itself() -> None:
+    with Host.start(memory_mib=512, icount=True) as host:
+        assert host.run("nproc").stdout == "1\n"
+        loop = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
+        # Nanoseconds on the processor, from the scheduler's own account.
+        command = f"lab-exact sh -c '{loop}; cut -d\" \" -f1 /proc/$$/schedstat'"
+        figures = [int(host.run(command).stdout) for _ in range(4)][1:]
+        assert max(figures) - min(figures) < 0.01 * min(figures)
 
 
 def test_host_that_dies_is_reported() -> None:
