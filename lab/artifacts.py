@@ -11,8 +11,8 @@ from lab.source import REPOSITORY
 from lab.sysroot import sysroot
 
 __all__ = [
-    "KernelArtifact", "NAMED", "debian_packages", "guest_image", "kernel", "kernel_headers", "path_of", "selftests",
-    "sysroot",
+    "KernelArtifact", "NAMED", "debian_packages", "guest_image", "kernel", "kernel_headers",
+    "path_of", "selftests", "sysroot",
 ]
 
 

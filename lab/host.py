@@ -93,7 +93,8 @@ class Host:
         `kernel` is "lab", "debug" or "debian"; `append` is added to the kernel command line;
         `extra_files` maps paths in the host to files or directories copied into its RAM, `shares`
         mount points to directories of this machine mounted read-only; `disks` are raw images, which
-        two hosts may share. With `icount` the clock counts instructions, on one CPU. Raises LabError
+        two hosts may share. With `icount` the clock counts instructions, on one CPU; measure under
+        lab-exact in the host. Raises LabError
         with the end of the console if the host does not come up.
         """
         need_tool("qemu-system-aarch64", "qemu-system-arm")
@@ -104,6 +105,7 @@ class Host:
         try:
             (directory / remote.EXCHANGE).mkdir()
             settings = {
+                "LAB_SPIN": "1" if icount else "",
                 "LAB_TIME": str(int(time.time())),
                 "LAB_HOSTNAME": f"host{lan.number if lan else 1}",
                 "LAB_ADDRESS": lan.address if lan else "",

@@ -11,9 +11,10 @@ from lab.kernel import KernelArtifact
 from lab.modules import module_files
 from lab.source import REPOSITORY
 
-PACKAGES = ["busybox-static", "dropbear-bin", "bash", "iproute2"]
+PACKAGES = ["busybox-static", "dropbear-bin", "bash", "iproute2", "util-linux"]
 PROGRAMS = [
     "bin/busybox", "bin/bash", "usr/sbin/dropbear", "bin/ip", "sbin/tc", "sbin/bridge",
+    "usr/bin/chrt", "usr/bin/taskset",
 ]
 FILES = REPOSITORY / "lab" / "rootfs"
 # What Debian's kernel needs as modules to be a lab host.
@@ -72,6 +73,7 @@ def _write_root(cpio: CpioWriter, packages: Path, public: Path) -> None:
     cpio.file("etc/inittab", (FILES / "inittab").read_bytes())
     cpio.file("etc/profile", (FILES / "profile").read_bytes())
     cpio.file("lab/setup", (FILES / "setup").read_bytes(), 0o755)
+    cpio.file("usr/bin/lab-exact", (FILES / "lab-exact").read_bytes(), 0o755)
     cpio.finish()
 
 

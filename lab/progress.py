@@ -67,8 +67,8 @@ class Step:
             log.flush()
             try:
                 process = subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "TERM", *words], cwd=cwd, env={**os.environ, **(env or {})}, stdin=stdin, stdout=log,
-                    stderr=subprocess.STDOUT,
+                    ["setpriv", "--pdeathsig", "TERM", *words], cwd=cwd, stdin=stdin, stdout=log,
+                    stderr=subprocess.STDOUT, env={**os.environ, **(env or {})},
                 )
             except OSError as error:
                 raise LabError(f"cannot start setpriv: {error.strerror}") from error

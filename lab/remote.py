@@ -33,6 +33,7 @@ Host host
 """
 SSH_FAILED = 255
 COPY_TIMEOUT_S = 300.0
+END_TIMEOUT_S = 10.0
 # Directory shared with the host: below the host's directory here, below /lab there.
 EXCHANGE = "exchange"
 
@@ -68,13 +69,18 @@ class Remote:
         shown = cmd if isinstance(cmd, str) else shlex.join(str(word) for word in cmd)
         raw = data.encode() if isinstance(data, str) else data
         source = {"stdin": subprocess.DEVNULL} if raw is None else {"input": raw}
+        mark = f"LAB_RUN={uuid.uuid4().hex}"
         try:
             done = subprocess.run(
-                self.argv(cmd), capture_output=True, timeout=timeout, check=False, **source
+                self.argv(f"export {mark}; {shown}"), capture_output=True, timeout=timeout,
+                check=False, **source,
             )
         except subprocess.TimeoutExpired as error:
             output = (error.stdout or b"")[-400:].decode(errors="replace")
-            raise CommandTimeout(f"'{shown}' did not end within {timeout:g} s: {output}") from None
+            ended = "" if self._end(mark) else " (and it could not be ended)"
+            raise CommandTimeout(
+                f"'{shown}' did not end within {timeout:g} s{ended}: {output}"
+            ) from None
         result = subprocess.CompletedProcess(
             shown, done.returncode, done.stdout.decode(errors="replace"),
             done.stderr.decode(errors="replace"),
@@ -85,6 +91,19 @@ class Remote:
             tail = (result.stderr or result.stdout).strip()[-400:]
             raise CommandFailed(f"'{shown}' failed with status {result.returncode}: {tail}", result)
         return result
+
+    def _end(self, mark: str) -> bool:
+        """Kill all processes of a command, known by what run() put into their environment."""
+        script = (
+            "for p in /proc/[0-9]*; do if [ $p != /proc/$$ ] && "
+            f"grep -qs {mark} $p/cmdline $p/environ; then kill -9 ${{p#/proc/}}; fi; done"
+        )
+        try:
+            return subprocess.run(
+                self.argv(script), capture_output=True, timeout=END_TIMEOUT_S, check=False
+            ).returncode != SSH_FAILED
+        except subprocess.TimeoutExpired:
+            return False
 
     def connected(self) -> bool:
         """Whether the shared connection is up."""
