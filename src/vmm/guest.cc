@@ -7,8 +7,9 @@
 namespace vmm {
 namespace {
 
-// How long the power key is held: beyond the debouncing of any driver.
-constexpr std::chrono::milliseconds kKeyPress{100};
+// How long the power key is held: drivers read the line some milliseconds after its interrupt, and
+// a guest on a busy host may not get to run for much longer than that.
+constexpr std::chrono::seconds kKeyPress{1};
 
 }  // namespace
 

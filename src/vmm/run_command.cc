@@ -8,6 +8,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
 
@@ -31,6 +32,8 @@ namespace asio = boost::asio;
 namespace json = boost::json;
 
 namespace {
+
+constexpr std::chrono::seconds kPressInterval{5};
 
 // Resident memory of this process, in bytes.
 std::uint64_t resident_memory() {
@@ -153,9 +156,21 @@ class GuestProcess {
     });
   }
 
-  // The first request asks the guest to shut down, the next one ends it.
+  // Presses the power key, and again every few seconds until the guest has ended: one that is still
+  // booting has nobody yet to see the first press.
+  [[nodiscard]] Result<> ask_to_shut_down() {
+    TRY(guest_.press_power_key());
+    next_press_.expires_after(kPressInterval);
+    next_press_.async_wait([this](const boost::system::error_code& error) {
+      // A guest that was paused in between is not pressed on.
+      if (!error) static_cast<void>(ask_to_shut_down());
+    });
+    return success();
+  }
+
+  // The first signal asks the guest to shut down, the next one ends it.
   void request_shutdown() {
-    if (!shutdown_requested_ && guest_.press_power_key()) {
+    if (!shutdown_requested_ && ask_to_shut_down()) {
       shutdown_requested_ = true;
       log(LogLevel::kWarning, "asked {} to shut down; once more ends it at once", config_.name);
       return;
@@ -192,6 +207,7 @@ class GuestProcess {
   std::unique_ptr<FdOutput> terminal_output_;
   std::unique_ptr<ControlServer> server_;
   Guest guest_;
+  asio::steady_timer next_press_{loop_};
   bool shutdown_requested_ = false;
   Result<> result_ = success();
 };
