@@ -19,7 +19,9 @@ from lab.sysroot import sysroot
 
 CONFIGS = REPOSITORY / "lab" / "kernel"
 FRAGMENTS = {"lab": ["lab.config"], "debug": ["lab.config", "debug.config"]}
-DEBIAN_KERNEL = "linux-image-6.12-arm64"
+# Metapackage of Debian's 6.12 kernel; where 6.12 is the release's own kernel it has the plain name.
+DEBIAN_KERNEL = {"bookworm": "linux-image-6.12-arm64"}
+DEBIAN_KERNEL_ELSEWHERE = "linux-image-arm64"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +100,16 @@ def _build_kernel(
 def _debian_kernel() -> KernelArtifact:
     """Debian's stock kernel with its modules, indexed by depmod on this machine."""
     codename, _ = debian_sources()
+    package = DEBIAN_KERNEL.get(codename, DEBIAN_KERNEL_ELSEWHERE)
 
     def build(into: Path) -> None:
         need_tool("depmod", "kmod")
         with step("fetch Debian's arm64 kernel") as current:
-            extract_packages([DEBIAN_KERNEL], "arm64", into, current)
+            extract_packages([package], "arm64", into, current)
             release = _only_release(into)
             current.run(["depmod", "-b", into, "-F", into / f"boot/System.map-{release}", release])
 
-    root = cached("kernel-debian", {"codename": codename, "package": DEBIAN_KERNEL}, build)
+    root = cached("kernel-debian", {"codename": codename, "package": package}, build)
     release = _only_release(root)
     return KernelArtifact(
         root / f"boot/vmlinuz-{release}", root, root / f"boot/config-{release}", release
@@ -116,7 +119,7 @@ def _debian_kernel() -> KernelArtifact:
 def _only_release(root: Path) -> str:
     releases = [path.name for path in (root / "lib/modules").iterdir()]
     if len(releases) != 1:
-        raise LabError(f"{DEBIAN_KERNEL} brought {len(releases)} kernels instead of one: {releases}")
+        raise LabError(f"Debian's package brought {len(releases)} kernels instead of one: {releases}")
     return releases[0]
 
 
