@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "base/checked.h"
+
 namespace vmm {
 
 Mapping::~Mapping() {
@@ -28,7 +30,9 @@ Result<Mapping> Mapping::anonymous(std::size_t size, std::size_t alignment, bool
   if (huge_tlb) return map(size, protection, flags | MAP_HUGETLB, -1, 0);
 
   // Map more than asked for, then give back what lies before and behind the aligned part.
-  TRY(auto raw, map(size + alignment, protection, flags | MAP_NORESERVE, -1, 0));
+  const auto padded = checked_add(size, alignment);
+  if (!padded) return fail(ErrorKind::kUsage, "{} bytes are more than there are addresses", size);
+  TRY(auto raw, map(*padded, protection, flags | MAP_NORESERVE, -1, 0));
   const auto start = reinterpret_cast<std::uintptr_t>(raw.data());
   const std::size_t before = (alignment - start % alignment) % alignment;
   const std::size_t behind = alignment - before;

@@ -48,6 +48,12 @@ TEST(MappingTest, AnonymousMemoryIsAlignedZeroedAndWritable) {
   }
 }
 
+TEST(MappingTest, RefusesASizeThatWrapsWithItsAlignment) {
+  const auto mapping = Mapping::anonymous(SIZE_MAX - kMiB + 1, 2 * kMiB);
+  ASSERT_FALSE(mapping);
+  EXPECT_EQ(mapping.error().kind(), ErrorKind::kUsage);
+}
+
 TEST(MappingTest, UnmapsWhenItGoes) {
   const std::byte* address = nullptr;
   {
