@@ -24,7 +24,8 @@ KEEPER = Path(__file__).with_name("keeper.py")
 DEFAULT_CPU = "max,lpa2=off,pauth-impdef=on"
 READY_MARK = "lab: ready"
 CONSOLE_TAIL_LINES = 25
-START_TIMEOUT_S = {"lab": 60.0, "debian": 90.0, "debug": 240.0}
+# Many times what a quiet machine takes, for those where much else runs.
+START_TIMEOUT_S = {"lab": 120.0, "debian": 180.0, "debug": 300.0}
 POLL_S = 0.01
 
 
@@ -94,8 +95,8 @@ class Host:
         `extra_files` maps paths in the host to files or directories copied into its RAM, `shares`
         mount points to directories of this machine mounted read-only; `disks` are raw images, which
         two hosts may share. With `icount` the clock counts instructions, on one CPU; measure under
-        lab-exact in the host. Raises LabError
-        with the end of the console if the host does not come up.
+        lab-exact in the host. Raises LabError with the end of the console if the host does not
+        come up.
         """
         need_tool("qemu-system-aarch64", "qemu-system-arm")
         need_tool("ssh", "openssh-client")
