@@ -4,6 +4,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <array>
@@ -102,6 +103,8 @@ void end_system(Ending ending) {
   constexpr std::array<unsigned, 3> kCommands{RB_POWER_OFF, RB_AUTOBOOT, RB_HALT_SYSTEM};
   const auto index = static_cast<std::size_t>(ending);
   say(fmt::format("{} uptime={}", kNames.at(index), uptime()));
+  // The end of the shell on the console hangs the console up, which drops what it has not sent.
+  tcdrain(STDOUT_FILENO);
   // An interactive shell ignores SIGTERM but not SIGHUP; SIGCONT lets stopped ones see them.
   for (const int signal : {SIGTERM, SIGHUP, SIGCONT}) kill(-1, signal);
   for (int tenth = 0; tenth < kGraceTenths && !all_gone(); ++tenth) usleep(100'000);
