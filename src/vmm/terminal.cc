@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/stat.h>
+#include <sys/epoll.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -37,6 +37,20 @@ void restore_and_die(int signal_number) {
   ::raise(signal_number);
 }
 
+// An epoll instance that is readable once fd is ready for events; nothing where fd is always ready,
+// as files and the null device are. Waiting for fd itself would set O_NONBLOCK, which belongs to
+// the open file and so to every process that has it as its terminal.
+Result<std::optional<Fd>> watch(int fd, std::uint32_t events) {
+  Fd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll.valid()) return fail_errno(ErrorKind::kFailed, "epoll_create1 failed");
+  epoll_event event{.events = events, .data = {}};
+  if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) == 0) {
+    return std::optional(std::move(epoll));
+  }
+  if (errno == EPERM) return std::optional<Fd>();
+  return fail_errno(ErrorKind::kFailed, "cannot wait for descriptor {}", fd);
+}
+
 // A tty takes this much when poll() calls it writable; a pipe takes PIPE_BUF.
 constexpr std::size_t kTtyChunk = 256;
 constexpr std::size_t kPipeChunk = 4096;
@@ -49,8 +63,13 @@ Result<RawTerminal> RawTerminal::enter() {
     return fail_errno(ErrorKind::kFailed, "cannot read the terminal's settings");
   }
   settings_saved = 1;
-  for (const int fatal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) {
-    ::signal(fatal, restore_and_die);
+  for (const int fatal :
+       {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTERM, SIGINT, SIGHUP, SIGQUIT}) {
+    struct sigaction present {};
+    // What the program handles or ignores by itself it does not die of.
+    if (::sigaction(fatal, nullptr, &present) == 0 && present.sa_handler == SIG_DFL) {
+      ::signal(fatal, restore_and_die);
+    }
   }
   termios raw = saved_settings;
   ::cfmakeraw(&raw);
@@ -68,19 +87,16 @@ RawTerminal::~RawTerminal() {
 Result<std::unique_ptr<FdOutput>> FdOutput::open(boost::asio::io_context& loop, int fd) {
   Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (!copy.valid()) return fail_errno(ErrorKind::kFailed, "cannot duplicate descriptor {}", fd);
-  struct stat status {};
-  if (::fstat(fd, &status) != 0) {
-    return fail_errno(ErrorKind::kFailed, "cannot stat descriptor {}", fd);
-  }
-  const bool tty = ::isatty(fd) != 0;
-  // The null device and regular files cannot be waited for and never block.
-  const bool always_ready = S_ISREG(status.st_mode) || (S_ISCHR(status.st_mode) && !tty);
-  return std::unique_ptr<FdOutput>(
-      new FdOutput(loop, std::move(copy), always_ready, tty ? kTtyChunk : kPipeChunk));
+  TRY(auto writable, watch(copy.get(), EPOLLOUT));
+  const auto chunk = ::isatty(fd) != 0 ? kTtyChunk : kPipeChunk;
+  return std::unique_ptr<FdOutput>(new FdOutput(loop, std::move(copy), std::move(writable), chunk));
 }
 
-FdOutput::FdOutput(boost::asio::io_context& loop, Fd fd, bool always_ready, std::size_t chunk)
-    : stream_(loop, fd.release()), always_ready_(always_ready), chunk_(chunk) {}
+FdOutput::FdOutput(boost::asio::io_context& loop, Fd fd, std::optional<Fd> writable,
+                   std::size_t chunk)
+    : fd_(std::move(fd)), writable_(loop), always_ready_(!writable), chunk_(chunk) {
+  if (writable) writable_.assign(writable->release());
+}
 
 void FdOutput::console_output(std::span<const std::byte> bytes) {
   if (broken_) return;
@@ -96,22 +112,20 @@ void FdOutput::console_output(std::span<const std::byte> bytes) {
 void FdOutput::wait() {
   if (waiting_ || queue_.empty() || broken_) return;
   waiting_ = true;
-  // Waiting leaves the descriptor in blocking mode: its flags are shared with other processes.
-  stream_.async_wait(boost::asio::posix::stream_descriptor::wait_write,
-                     [this](const boost::system::error_code& error) {
-                       if (error == boost::asio::error::operation_aborted) return;
-                       waiting_ = false;
-                       drain();
-                       wait();
-                     });
+  writable_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                       [this](const boost::system::error_code& error) {
+                         if (error == boost::asio::error::operation_aborted) return;
+                         waiting_ = false;
+                         drain();
+                         wait();
+                       });
 }
 
 void FdOutput::drain() {
   while (!queue_.empty() && !broken_) {
-    pollfd ready{stream_.native_handle(), POLLOUT, 0};
+    pollfd ready{fd_.get(), POLLOUT, 0};
     if (!always_ready_ && ::poll(&ready, 1, 0) != 1) return;
-    const ssize_t n =
-        ::write(stream_.native_handle(), queue_.data(), std::min(chunk_, queue_.size()));
+    const ssize_t n = ::write(fd_.get(), queue_.data(), std::min(chunk_, queue_.size()));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) broken_ = true;
     if (n > 0) queue_.erase(queue_.begin(), queue_.begin() + n);
@@ -121,19 +135,21 @@ void FdOutput::drain() {
 boost::asio::awaitable<bool> read_terminal(std::function<void(std::span<const std::byte>)> on_input,
                                            std::function<boost::asio::awaitable<void>()> ready) {
   const auto executor = co_await boost::asio::this_coro::executor;
-  Fd copy(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
-  if (!copy.valid()) co_return false;  // standard input is closed
-  boost::asio::posix::stream_descriptor stream(executor, copy.release());
-  boost::system::error_code error;
+  auto readable = watch(STDIN_FILENO, EPOLLIN);
+  if (!readable) co_return false;  // standard input is closed
+  boost::asio::posix::stream_descriptor waiter(executor);
+  if (readable.value()) waiter.assign(readable.value()->release());
   std::array<std::byte, 1024> buffer{};
   const bool tty = ::isatty(STDIN_FILENO) != 0;
   for (;;) {
     co_await ready();
-    co_await stream.async_wait(boost::asio::posix::stream_descriptor::wait_read,
-                               boost::asio::redirect_error(boost::asio::use_awaitable, error));
-    // A regular file cannot be waited for, and need not be.
-    if (error && error != boost::asio::error::operation_not_supported) co_return false;
-    const ssize_t n = ::read(stream.native_handle(), buffer.data(), buffer.size());
+    if (waiter.is_open()) {
+      boost::system::error_code error;
+      co_await waiter.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                                 boost::asio::redirect_error(boost::asio::use_awaitable, error));
+      if (error) co_return false;
+    }
+    const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n <= 0) co_return false;
     const auto bytes = std::span(buffer).first(static_cast<std::size_t>(n));

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -49,11 +50,12 @@ class FdOutput final : public ConsoleListener {
   void drain();
 
  private:
-  FdOutput(boost::asio::io_context& loop, Fd fd, bool always_ready, std::size_t chunk);
+  FdOutput(boost::asio::io_context& loop, Fd fd, std::optional<Fd> writable, std::size_t chunk);
   void wait();
 
-  boost::asio::posix::stream_descriptor stream_;
-  const bool always_ready_;  // a regular file, which cannot be waited for
+  Fd fd_;
+  boost::asio::posix::stream_descriptor writable_;  // readable when fd_ takes bytes
+  const bool always_ready_;                         // a regular file, which cannot be waited for
   const std::size_t chunk_;  // bytes that a ready descriptor takes without blocking
   std::vector<std::byte> queue_;
   bool waiting_ = false;
