@@ -130,9 +130,12 @@ void VcpuThread::leave_running() {
   changed_.notify_all();
 }
 
-bool VcpuThread::keep_running() const {
+bool VcpuThread::keep_running() {
   const std::lock_guard lock(mutex_);
-  return wanted_ == State::kRunning;
+  if (wanted_ != State::kRunning) return false;
+  // Resumed before it had paused: the request to leave is still there.
+  vcpu_->allow_run();
+  return true;
 }
 
 Result<> VcpuThread::run_guest() {

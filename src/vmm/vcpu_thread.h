@@ -60,7 +60,8 @@ class VcpuThread {
   void leave_running();
   // Runs until the state wanted is no longer kRunning.
   [[nodiscard]] Result<> run_guest();
-  [[nodiscard]] bool keep_running() const;
+  // After an interruption: false where the thread is to leave the guest.
+  [[nodiscard]] bool keep_running();
   void report(VcpuEvent event);
   void want(State state);
 
