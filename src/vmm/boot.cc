@@ -29,7 +29,8 @@ Result<std::optional<Initrd>> load_initrd(const GuestConfig::Boot& boot, std::ui
                                           std::span<std::byte> ram) {
   if (!boot.initrd) return std::optional<Initrd>();
   const std::string path = boot.initrd->string();
-  auto fd = open_file(path, O_RDONLY, 0, ErrorKind::kUsage);
+  // Not to wait for a writer where it is a pipe.
+  auto fd = open_file(path, O_RDONLY | O_NONBLOCK, 0, ErrorKind::kUsage);
   if (!fd) return fail(std::move(fd).error().add_context("initrd"));
   struct stat status {};
   if (::fstat(fd.value().get(), &status) != 0) {

@@ -47,7 +47,8 @@ struct File {
   std::uint64_t size;
 
   [[nodiscard]] static Result<File> open(const std::filesystem::path& path) {
-    auto fd = open_file(path.string(), O_RDONLY, 0, ErrorKind::kUsage);
+    // Not to wait for a writer where it is a pipe.
+    auto fd = open_file(path.string(), O_RDONLY | O_NONBLOCK, 0, ErrorKind::kUsage);
     if (!fd) return fail(std::move(fd).error().add_context("kernel"));
     struct stat status {};
     if (::fstat(fd.value().get(), &status) != 0) {
