@@ -58,6 +58,21 @@ class TableReader {
     return TableReader(*nested, file_, fmt::format("{}.", key));
   }
 
+  // The path that a key names, relative to folder, or nothing where the key is absent.
+  [[nodiscard]] Result<std::optional<std::filesystem::path>> get_path(
+      std::string_view key, const std::filesystem::path& folder) {
+    TRY(const auto text, get_string(key));
+    if (!text) return std::optional<std::filesystem::path>();
+    if (text->empty()) return fail(error_for(key, "is empty"));
+    TRY(refuse_zero(key, *text));
+    return std::optional(folder / *text);
+  }
+  // Error where the text of a key has a zero in it: what comes behind would be cut off unseen.
+  [[nodiscard]] Result<> refuse_zero(std::string_view key, std::string_view text) const {
+    if (text.find('\0') == std::string_view::npos) return success();
+    return fail(error_for(key, "contains a zero character"));
+  }
+
   [[nodiscard]] const toml::node* node(std::string_view key) {
     known_.emplace_back(key);
     return table_.get(key);
@@ -91,27 +106,19 @@ class TableReader {
 
 Result<> parse_boot(TableReader& root, const std::filesystem::path& folder, GuestConfig& config) {
   TRY(auto boot, root.get_table("boot"));
-  TRY(const auto kernel, boot.get_string("kernel"));
-  TRY(const auto initrd, boot.get_string("initrd"));
+  TRY(const auto kernel, boot.get_path("kernel", folder));
+  TRY(config.boot.initrd, boot.get_path("initrd", folder));
   TRY(const auto cmdline, boot.get_string("cmdline"));
   TRY(boot.refuse_unknown_keys());
   if (!kernel) return fail(boot.missing("kernel"));
-  if (kernel->empty()) return fail(boot.error_for("kernel", "is empty"));
-  config.boot.kernel = folder / *kernel;
-  if (initrd) {
-    if (initrd->empty()) return fail(boot.error_for("initrd", "is empty"));
-    config.boot.initrd = folder / *initrd;
-  }
+  config.boot.kernel = *kernel;
   config.boot.cmdline = cmdline.value_or("");
   if (config.boot.cmdline.size() >= kMaxCmdline) {
     return fail(boot.error_for("cmdline", fmt::format("is longer than the {} characters that the "
                                                       "kernel takes",
                                                       kMaxCmdline - 1)));
   }
-  if (config.boot.cmdline.find('\0') != std::string::npos) {
-    return fail(boot.error_for("cmdline", "contains a zero character"));
-  }
-  return success();
+  return boot.refuse_zero("cmdline", config.boot.cmdline);
 }
 
 Result<> parse_cpu(TableReader& root, GuestConfig& config) {
@@ -137,11 +144,7 @@ Result<> parse_cpu(TableReader& root, GuestConfig& config) {
 Result<> parse_console(TableReader& root, const std::filesystem::path& folder,
                        GuestConfig& config) {
   TRY(auto console, root.get_table("console"));
-  TRY(const auto file, console.get_string("file"));
-  if (file) {
-    if (file->empty()) return fail(console.error_for("file", "is empty"));
-    config.console_file = folder / *file;
-  }
+  TRY(config.console_file, console.get_path("file", folder));
   return console.refuse_unknown_keys();
 }
 
