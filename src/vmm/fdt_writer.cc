@@ -23,10 +23,12 @@ void FdtWriter::note(int status) {
 
 void FdtWriter::begin_node(const std::string& name) {
   note(fdt_begin_node(blob_.data(), name.c_str()));
+  ++depth_;
 }
 
 void FdtWriter::end_node() {
   note(fdt_end_node(blob_.data()));
+  --depth_;
 }
 
 void FdtWriter::property(const char* name) {
@@ -72,6 +74,7 @@ void FdtWriter::property_u64s(const char* name, std::initializer_list<std::uint6
 
 Result<std::vector<std::byte>> FdtWriter::finish() {
   note(fdt_finish(blob_.data()));
+  if (depth_ != 0) note(-FDT_ERR_BADSTRUCTURE);  // libfdt does not look
   if (error_ != 0) {
     return fail(ErrorKind::kFailed, "cannot build the device tree: {}", fdt_strerror(error_));
   }

@@ -39,6 +39,7 @@ class FdtWriter {
 
   std::vector<std::byte> blob_;
   int error_ = 0;
+  int depth_ = 0;  // nodes begun and not ended
 };
 
 }  // namespace vmm
