@@ -26,7 +26,8 @@ Result<> wait_for_report(const Fd& pipe) {
   }
   if (report.empty()) return fail(ErrorKind::kFailed, "the guest's process died at its start");
   if (std::byte(report[0]) == kStarted) return success();
-  return fail(Error(static_cast<ErrorKind>(report[0]), report.substr(1)));
+  return fail(
+      Error(static_cast<ErrorKind>(std::to_integer<int>(std::byte(report[0]))), report.substr(1)));
 }
 
 }  // namespace

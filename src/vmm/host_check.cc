@@ -22,6 +22,7 @@ std::string first_line(const char* path) {
 }
 
 std::string block_size_list(std::uint64_t sizes) {
+  if (sizes == 0) return "no";
   std::string text;
   for (; sizes != 0; sizes &= sizes - 1) {
     const std::uint64_t kib = (sizes & (~sizes + 1)) >> 10;
