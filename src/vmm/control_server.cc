@@ -1,6 +1,7 @@
 #include "vmm/control_server.h"
 
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -126,6 +127,9 @@ Result<std::unique_ptr<ControlServer>> ControlServer::listen(asio::io_context& l
                                                              Console& console) {
   std::unique_ptr<ControlServer> server(new ControlServer(loop, console));
   boost::system::error_code error;
+  if (socket.string().size() >= sizeof(sockaddr_un::sun_path)) {
+    return fail(ErrorKind::kUsage, "{} is too long for a socket's path", socket.string());
+  }
   const asio::local::stream_protocol::endpoint endpoint(socket.string());
   server->acceptor_.open(endpoint.protocol(), error);
   // The mode must be right from the first moment on, so that nobody else gets in before a chmod().
