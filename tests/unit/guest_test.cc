@@ -1,0 +1,325 @@
+#include "vmm/guest.h"
+
+#include <boost/asio/post.hpp>
+
+#include <algorithm>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "vmm_support.h"
+
+namespace vmm {
+namespace {
+
+using namespace std::chrono_literals;
+
+// What a machine was told, in one word each; it outlives the machine.
+using Log = std::vector<std::string>;
+
+class FakeMachine final : public Machine {
+ public:
+  FakeMachine(Log& log, std::string& uart) : log_(log), uart_(uart) { log_.push_back("new"); }
+  ~FakeMachine() override { log_.push_back("gone"); }
+
+  void resume() override { log_.push_back("resume"); }
+  void pause() override { log_.push_back("pause"); }
+  void set_power_key(bool pressed) override { log_.push_back(pressed ? "press" : "release"); }
+  std::size_t serial_input(std::span<const std::byte> bytes) override {
+    uart_ += text_of(bytes);
+    return bytes.size();
+  }
+  std::vector<VcpuStats> vcpu_stats() const override { return std::vector<VcpuStats>(2); }
+
+ private:
+  Log& log_;
+  std::string& uart_;
+};
+
+class Recorder final : public ConsoleListener {
+ public:
+  void console_output(std::span<const std::byte> bytes) override { text += text_of(bytes); }
+  std::string text;
+};
+
+// A guest with fake machines; `handlers` are their ways to report events.
+struct Fixture {
+  Fixture()
+      : guest(
+            loop, console,
+            [this](Machine::EventHandler on_event) -> Result<std::unique_ptr<Machine>> {
+              if (factory_fails) return fail(ErrorKind::kHost, "no memory left");
+              handlers.push_back(std::move(on_event));
+              return std::unique_ptr<Machine>(new FakeMachine(log, uart));
+            },
+            [this](Result<> result) { ends.push_back(std::move(result)); }) {}
+
+  void poll() {
+    loop.restart();
+    loop.poll();
+  }
+  void send(VcpuEvent event) {
+    handlers.back()(std::move(event));
+    poll();
+  }
+
+  boost::asio::io_context loop;
+  Console console{loop};
+  bool factory_fails = false;
+  std::vector<Machine::EventHandler> handlers;
+  Log log;
+  std::string uart;
+  std::vector<Result<>> ends;
+  Guest guest;
+};
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+TEST(GuestTest, StartMakesAMachineAndRunsIt) {
+  Fixture f;
+  EXPECT_TRUE(f.guest.start());
+  EXPECT_THAT(f.log, ElementsAre("new", "resume"));
+  EXPECT_EQ(f.guest.state(), GuestState::kRunning);
+  EXPECT_EQ(f.guest.vcpu_stats().size(), 2U);
+  EXPECT_GE(f.guest.uptime(), 0ms);
+}
+
+TEST(GuestTest, AMachineThatCannotBeMadeFailsTheStart) {
+  Fixture f;
+  f.factory_fails = true;
+  expect_error(f.guest.start(), ErrorKind::kHost, "no memory left");
+  EXPECT_THAT(f.ends, IsEmpty());
+}
+
+enum class Input { kPause, kResume, kPowerKey, kKill, kShutdown, kReset, kCrash, kError };
+
+struct Transition {
+  const char* name;
+  GuestState from;
+  Input input;
+  GuestState to;
+  bool accepted;       // commands: succeeded
+  Log machine;         // what the machines were told
+  const char* ending;  // words of the end's error, "" for a good end, null where it did not end
+};
+
+class TransitionTest : public ::testing::TestWithParam<Transition> {
+ protected:
+  static bool apply(Fixture& f, Input input) {
+    switch (input) {
+      case Input::kPause:
+        return f.guest.pause().has_value();
+      case Input::kResume:
+        return f.guest.resume().has_value();
+      case Input::kPowerKey:
+        return f.guest.press_power_key().has_value();
+      case Input::kKill:
+        f.guest.kill(make_error(ErrorKind::kInterrupted, "killed"));
+        return true;
+      case Input::kShutdown:
+        f.send(GuestEvent::kShutdown);
+        return true;
+      case Input::kReset:
+        f.send(GuestEvent::kReset);
+        return true;
+      case Input::kCrash:
+        f.send(GuestEvent::kCrash);
+        return true;
+      case Input::kError:
+        f.send(make_error(ErrorKind::kHost, "KVM_RUN failed"));
+        return true;
+    }
+    return false;
+  }
+};
+
+TEST_P(TransitionTest, IsAsDrawn) {
+  const auto& expected = GetParam();
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  if (expected.from == GuestState::kPaused) {
+    ASSERT_TRUE(f.guest.pause());
+  }
+  if (expected.from == GuestState::kEnded) f.send(GuestEvent::kShutdown);
+  ASSERT_EQ(f.guest.state(), expected.from);
+  f.log.clear();
+  f.ends.clear();
+
+  EXPECT_EQ(apply(f, expected.input), expected.accepted);
+  EXPECT_EQ(f.guest.state(), expected.to);
+  EXPECT_EQ(f.log, expected.machine);
+  EXPECT_EQ(f.ends.size(), expected.ending == nullptr ? 0U : 1U);
+  if (expected.ending != nullptr && !f.ends.empty()) {
+    if (*expected.ending == '\0') {
+      EXPECT_TRUE(f.ends[0]);
+    } else {
+      ASSERT_FALSE(f.ends[0]);
+      EXPECT_THAT(f.ends[0].error().message(), ::testing::HasSubstr(expected.ending));
+    }
+  }
+  EXPECT_EQ(f.guest.reboots(), static_cast<unsigned>(std::ranges::count(f.log, "new")));
+}
+
+constexpr auto kRunning = GuestState::kRunning;
+constexpr auto kPaused = GuestState::kPaused;
+constexpr auto kEnded = GuestState::kEnded;
+
+INSTANTIATE_TEST_SUITE_P(
+    All, TransitionTest,
+    ::testing::Values(
+        Transition{"running_pause", kRunning, Input::kPause, kPaused, true, {"pause"}, nullptr},
+        Transition{"running_resume", kRunning, Input::kResume, kRunning, true, {}, nullptr},
+        Transition{"running_key", kRunning, Input::kPowerKey, kRunning, true, {"press"}, nullptr},
+        Transition{"running_kill", kRunning, Input::kKill, kEnded, true, {"gone"}, "killed"},
+        Transition{"running_shutdown", kRunning, Input::kShutdown, kEnded, true, {"gone"}, ""},
+        Transition{"running_reset",
+                   kRunning,
+                   Input::kReset,
+                   kRunning,
+                   true,
+                   {"gone", "new", "resume"},
+                   nullptr},
+        Transition{"running_crash", kRunning, Input::kCrash, kEnded, true, {"gone"}, "crash"},
+        Transition{
+            "running_error", kRunning, Input::kError, kEnded, true, {"gone"}, "KVM_RUN failed"},
+        Transition{"paused_pause", kPaused, Input::kPause, kPaused, true, {}, nullptr},
+        Transition{"paused_resume", kPaused, Input::kResume, kRunning, true, {"resume"}, nullptr},
+        Transition{"paused_key", kPaused, Input::kPowerKey, kPaused, false, {}, nullptr},
+        Transition{"paused_kill", kPaused, Input::kKill, kEnded, true, {"gone"}, "killed"},
+        Transition{"paused_shutdown", kPaused, Input::kShutdown, kEnded, true, {"gone"}, ""},
+        Transition{"paused_reset", kPaused, Input::kReset, kPaused, true, {"gone", "new"}, nullptr},
+        Transition{"paused_crash", kPaused, Input::kCrash, kEnded, true, {"gone"}, "crash"},
+        Transition{
+            "paused_error", kPaused, Input::kError, kEnded, true, {"gone"}, "KVM_RUN failed"},
+        Transition{"ended_pause", kEnded, Input::kPause, kEnded, false, {}, nullptr},
+        Transition{"ended_resume", kEnded, Input::kResume, kEnded, false, {}, nullptr},
+        Transition{"ended_key", kEnded, Input::kPowerKey, kEnded, false, {}, nullptr},
+        Transition{"ended_kill", kEnded, Input::kKill, kEnded, true, {}, nullptr},
+        Transition{"ended_shutdown", kEnded, Input::kShutdown, kEnded, true, {}, nullptr},
+        Transition{"ended_reset", kEnded, Input::kReset, kEnded, true, {}, nullptr},
+        Transition{"ended_crash", kEnded, Input::kCrash, kEnded, true, {}, nullptr},
+        Transition{"ended_error", kEnded, Input::kError, kEnded, true, {}, nullptr}),
+    [](const auto& test) { return test.param.name; });
+
+TEST(GuestTest, EventsOfAMachineThatIsGoneAreIgnored) {
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  // Two vCPUs report; the second event is still queued when the first one makes a new machine.
+  f.handlers[0](GuestEvent::kReset);
+  f.handlers[0](GuestEvent::kShutdown);
+  f.poll();
+  EXPECT_EQ(f.guest.state(), GuestState::kRunning);
+  EXPECT_EQ(f.guest.reboots(), 1U);
+  f.handlers[0](make_error(ErrorKind::kFailed, "late"));
+  f.poll();
+  EXPECT_EQ(f.guest.state(), GuestState::kRunning);
+  EXPECT_THAT(f.ends, IsEmpty());
+  f.send(GuestEvent::kReset);
+  EXPECT_EQ(f.guest.reboots(), 2U);
+  EXPECT_THAT(f.log,
+              ElementsAre("new", "resume", "gone", "new", "resume", "gone", "new", "resume"));
+}
+
+TEST(GuestTest, EventsOfVcpuThreadsArriveOnTheLoop) {
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  std::thread vcpu([&] { f.handlers[0](GuestEvent::kShutdown); });
+  vcpu.join();
+  EXPECT_EQ(f.guest.state(), GuestState::kRunning) << "not on the thread of the vCPU";
+  f.poll();
+  EXPECT_EQ(f.guest.state(), GuestState::kEnded);
+}
+
+TEST(GuestTest, ARebootThatFailsEndsTheGuest) {
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  f.factory_fails = true;
+  f.send(GuestEvent::kReset);
+  EXPECT_EQ(f.guest.state(), GuestState::kEnded);
+  ASSERT_EQ(f.ends.size(), 1U);
+  expect_error(f.ends[0], ErrorKind::kHost, "cannot reboot the guest: no memory left");
+  EXPECT_THAT(f.guest.vcpu_stats(), IsEmpty());
+}
+
+TEST(GuestTest, ThePowerKeyIsReleasedAgain) {
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  f.log.clear();
+  EXPECT_TRUE(f.guest.press_power_key());
+  f.poll();
+  EXPECT_THAT(f.log, ElementsAre("press"));
+  f.loop.restart();
+  f.loop.run_for(5s);  // ends when nothing is left to wait for
+  EXPECT_THAT(f.log, ElementsAre("press", "release"));
+}
+
+TEST(GuestTest, AKeyPressedTwiceIsReleasedOnce) {
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  f.log.clear();
+  EXPECT_TRUE(f.guest.press_power_key());
+  EXPECT_TRUE(f.guest.press_power_key());
+  f.loop.run_for(5s);
+  EXPECT_THAT(f.log, ElementsAre("press", "press", "release"));
+}
+
+TEST(GuestTest, AKeyHeldDownAtTheEndOrARebootConcernsNoOtherMachine) {
+  for (const auto event : {GuestEvent::kShutdown, GuestEvent::kReset}) {
+    Fixture f;
+    ASSERT_TRUE(f.guest.start());
+    EXPECT_TRUE(f.guest.press_power_key());
+    f.handlers.back()(event);
+    f.loop.restart();
+    f.loop.run_for(5s);
+    EXPECT_THAT(f.log, ::testing::Not(::testing::Contains("release")));
+  }
+}
+
+TEST(GuestTest, TheConsoleIsConnectedToThePresentMachine) {
+  Fixture f;
+  f.console.input(bytes_of("early "));
+  ASSERT_TRUE(f.guest.start());
+  f.console.input(bytes_of("one "));
+  f.send(GuestEvent::kReset);
+  f.console.input(bytes_of("two"));
+  EXPECT_EQ(f.uart, "early one two");
+  f.send(GuestEvent::kShutdown);
+  f.console.input(bytes_of("late"));
+  f.console.uart_has_space();
+  f.poll();
+  EXPECT_EQ(f.uart, "early one two");
+}
+
+TEST(GuestTest, TheLastOutputIsHandedOverBeforeTheEnd) {
+  Fixture f;
+  Recorder listener;
+  f.console.attach(listener);
+  std::string at_end;
+  Guest guest(
+      f.loop, f.console,
+      [&](Machine::EventHandler) -> Result<std::unique_ptr<Machine>> {
+        return std::unique_ptr<Machine>(new FakeMachine(f.log, f.uart));
+      },
+      [&](const Result<>&) { at_end = listener.text; });
+  ASSERT_TRUE(guest.start());
+  f.console.write(bytes_of("Power down"));
+  guest.kill(make_error(ErrorKind::kFailed, "killed"));
+  EXPECT_EQ(at_end, "Power down");
+}
+
+TEST(GuestTest, AGuestThatGoesWithEventsQueuedLeavesNothingBehind) {
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  EXPECT_TRUE(f.guest.press_power_key());
+  f.handlers[0](GuestEvent::kReset);
+}
+
+TEST(GuestTest, StatesHaveNames) {
+  EXPECT_EQ(to_string(GuestState::kRunning), "running");
+  EXPECT_EQ(to_string(GuestState::kPaused), "paused");
+  EXPECT_EQ(to_string(GuestState::kEnded), "ended");
+}
+
+}  // namespace
+}  // namespace vmm
