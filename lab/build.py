@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lab.cache import key_hash, locked
 from lab.errors import LabError
 from lab.kernel import kernel_headers
-from lab.progress import step
+from lab.progress import Step, step
 from lab.source import REPOSITORY
 from lab.sysroot import sysroot
 
@@ -18,14 +19,28 @@ def build_dir(preset: str) -> Path:
     return REPOSITORY / "build" / preset
 
 
+def _configure(preset: str, variables: Mapping[str, object], current: Step) -> None:
+    definitions = [f"-D{name}={value}" for name, value in variables.items()]
+    current.run(["cmake", "--preset", preset, *definitions], cwd=REPOSITORY)
+
+
+def configure_preset(preset: str, variables: Mapping[str, object]) -> Path:
+    """Configure a preset without building it, so that its tests are known."""
+    with step(f"configure {preset}") as current, locked(f"build-{key_hash(build_dir(preset))}"):
+        _configure(preset, variables, current)
+    return build_dir(preset)
+
+
 def build_preset(
     preset: str, variables: Mapping[str, object], targets: Iterable[str] = ()
 ) -> Path:
-    """Configure and build a preset (or some of its targets); returns its build directory."""
-    definitions = [f"-D{name}={value}" for name, value in variables.items()]
+    """Configure and build a preset (or some of its targets); returns its build directory.
+
+    One at a time per build directory; others wait.
+    """
     wanted = list(targets)
-    with step(f"build {preset}") as current:
-        current.run(["cmake", "--preset", preset, *definitions], cwd=REPOSITORY)
+    with step(f"build {preset}") as current, locked(f"build-{key_hash(build_dir(preset))}"):
+        _configure(preset, variables, current)
         selection = ["--target", *wanted] if wanted else []
         current.run(["cmake", "--build", "--preset", preset, *selection], cwd=REPOSITORY)
     return build_dir(preset)

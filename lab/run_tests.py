@@ -7,12 +7,16 @@ import sys
 from lab import packages
 from lab.artifacts import guest_image, kernel, kernel_headers, selftests
 from lab.background import Background
-from lab.build import build_arm64, build_dir, build_preset, python_with_pytest
+from lab.build import (
+    build_arm64, build_dir, build_preset, configure_preset, python_with_pytest,
+)
 from lab.errors import LabError
 from lab.progress import note
 from lab.source import REPOSITORY
 
+# Labels whose tests need only the native builds, and only the cross build.
 NATIVE_LABELS = {"unit", "fuzz"}
+LAB_LABELS = {"lab", "kvm"}
 # ctest runs what this file in build/ names, so that one run and one summary cover all builds.
 SUITES = ("dev", "asan")
 
@@ -55,20 +59,25 @@ def prepare_lab() -> None:
     kernel("debian")
 
 
-def build(with_lab: bool) -> None:
+def build(with_lab: bool, with_native: bool) -> None:
     """Build the suites; kernel and cross build go on beside them."""
-    variables: dict[str, object] = {"VMM_LAB_TESTS": "ON" if with_lab else "OFF"}
+    variables: dict[str, object] = {
+        "VMM_LAB_TESTS": "ON" if with_lab else "OFF", "Python3_EXECUTABLE": python_with_pytest(),
+    }
     if with_lab:
-        variables["Python3_EXECUTABLE"] = python_with_pytest()
         lab = Background(prepare_lab)
         arm64 = build_arm64()
-    build_preset("dev", variables)
-    build_preset("asan", {})
+    if with_native:
+        for suite in SUITES:
+            build_preset(suite, variables if suite == "dev" else {})
+    else:
+        configure_preset("dev", variables)
     if with_lab:
         lab.result()
         for image in ("tiny", "debian"):
             guest_image(image, arm64)
-    suites = "".join(f'subdirs("{build_dir(preset)}")\n' for preset in SUITES)
+    folders = SUITES if with_native else ("dev",)
+    suites = "".join(f'subdirs("{build_dir(preset)}")\n' for preset in folders)
     (REPOSITORY / "build" / "CTestTestfile.cmake").write_text(suites)
 
 
@@ -77,9 +86,11 @@ def main() -> int:
     arguments = parse()
     try:
         selection = ctest_arguments(arguments)
-        with_lab = not arguments.label or bool(set(arguments.label) - NATIVE_LABELS)
+        labels = set(arguments.label)
+        with_lab = not labels or bool(labels - NATIVE_LABELS)
+        with_native = not labels or bool(labels - LAB_LABELS)
         packages.ensure("build", "test", *(["lab"] if with_lab else []))
-        build(with_lab)
+        build(with_lab, with_native)
     except LabError as error:
         print(f"./test: {error}", file=sys.stderr)
         return 1
