@@ -21,7 +21,12 @@ class Terminal:
             start_new_session=True,
         )
         os.close(slave)
-        self.text = ""
+        self._shown = ""
+
+    @property
+    def text(self) -> str:
+        """All that has been shown, with plain line ends."""
+        return self._shown.replace("\r\n", "\n")
 
     def __enter__(self) -> "Terminal":
         return self
@@ -60,5 +65,5 @@ class Terminal:
             data = os.read(self._master, 65536)
         except OSError:  # EIO: the other side is closed
             return False
-        self.text += data.decode(errors="replace").replace("\r\n", "\n")
+        self._shown += data.decode(errors="replace")
         return bool(data)
