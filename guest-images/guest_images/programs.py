@@ -34,7 +34,8 @@ def build_folder(chosen: Path | None) -> Path:
     command = ["cmake", "--build", str(folder), "--target", *OURS]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise LabError(f"{' '.join(command)} failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+        output = (result.stdout + result.stderr)[-3000:]
+        raise LabError(f"{' '.join(command)} failed:\n{output}")
     return folder
 
 

@@ -29,7 +29,7 @@ class BenchError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One measured figure. `peer` is what the figure is compared with, in the same unit, or None."""
+    """One measured figure. `peer` is what it is compared with, in the same unit, or None."""
 
     name: str
     value: float
@@ -115,7 +115,7 @@ def _number(value: float) -> str:
 
 
 def report(figures: Sequence[Figure], json_file: Path | None) -> None:
-    """Prints the table and, where asked, writes the JSON list. Raises BenchError on a write error."""
+    """Prints the table and, where asked, writes the JSON list; BenchError if that fails."""
     print(table(figures), flush=True)
     if json_file is None:
         return

@@ -22,7 +22,7 @@ def build_dir() -> Path:
     folder = Path(named) if named else REPOSITORY / "build" / "arm64"
     for program in ("src/vmm/vmm", "tests/unit/unit_tests"):
         if not (folder / program).is_file():
-            pytest.exit(f"no {program} in {folder}: build the arm64 preset, or set VMM_BUILD_ARM64", 2)
+            pytest.exit(f"no {program} in {folder}: build it, or set VMM_BUILD_ARM64", 2)
     return folder
 
 

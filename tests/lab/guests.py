@@ -66,10 +66,11 @@ class Guest:
 
     def wait(self, text: str, timeout: float = 120, count: int = 1) -> str:
         """Wait until the console has shown `text` on `count` lines; returns the console's text."""
+        shown = f"[ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/console)\" -ge {count} ]"
         script = (
-            f"until [ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/console)\" -ge {count} ]; do "
-            f"[ -e {self.folder}/status ] && sleep 0.2 && "
-            f"[ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/console)\" -lt {count} ] && exit 3; "
+            f"shown() {{ {shown}; }}; until shown; do "
+            # The end is seen before the last output is: look once more.
+            f"if [ -s {self.folder}/status ]; then shown && exit 0; exit 3; fi; "
             "usleep 100000; done"
         )
         done = self.vmm.shell(f"timeout {timeout} sh -c {shlex.quote(script)}", timeout + 15)
@@ -157,7 +158,7 @@ class VmmHost:
         folder = f"{ROOT}/{name}"
         config = guest_config(name, **settings)  # type: ignore[arg-type]
         # The inner shell becomes vmm, so that its process id is known beforehand.
-        inner = f"echo $$ >{folder}/pid; exec {prefix} vmm run {folder}/guest.cfg".replace("  ", " ")
+        inner = f"echo $$ >{folder}/pid; exec {prefix} vmm run {folder}/guest.cfg"
         script = (
             f"rm -rf {folder}; mkdir -p {folder}; cat >{folder}/guest.cfg; : >{folder}/console\n"
             f"{{ setsid sh -c {shlex.quote(inner)} </dev/null >{folder}/console 2>{folder}/stderr; "

@@ -58,7 +58,7 @@ class Terminal:
         return self.text
 
     def _read(self, timeout: float) -> bool:
-        """Take what is there within `timeout` seconds; False at the end or when there is nothing."""
+        """Take what comes within `timeout` seconds; False at the end or when nothing comes."""
         if not select.select([self._master], [], [], max(timeout, 0))[0]:
             return False
         try:
