@@ -23,6 +23,7 @@ namespace {
     if (terminal > 2) close(terminal);
   }
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   execv(argv.front(), argv.data());
