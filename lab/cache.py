@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,13 +41,18 @@ def file_hash(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the exclusive lock `name`; waits for as long as another process holds it.
+    """Hold the exclusive lock `name`; says so and waits while another process holds it.
 
     The lock belongs to the open file, so it also excludes other threads and ends with the process.
     """
     path = cache_root() / f"{name}.lock"
     with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # progress.note() would do, but that module builds on this one.
+            print(f"waiting for another process that works on {name} …", file=sys.stderr, flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

@@ -147,6 +147,18 @@ def test_cache_builds_once_for_concurrent_callers(private_cache: Path) -> None:
     assert (cache.cached("thing", {"a": 1}, build) / "x").read_text() == "done"
 
 
+def test_waiting_for_another_build_is_said(
+    private_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cache.locked("thing-0123456789abcdef"):
+        waiter = threading.Thread(target=lambda: cache.locked("thing-0123456789abcdef").__enter__())
+        waiter.start()
+        waiter.join(0.2)
+        assert waiter.is_alive()
+    waiter.join()
+    assert "waiting for another process that works on thing-" in capsys.readouterr().err
+
+
 def test_failed_build_leaves_no_entry(private_cache: Path) -> None:
     def build(into: Path) -> None:
         (into / "half").write_text("")
