@@ -15,6 +15,11 @@ from lab.host import Host  # noqa: E402
 from guests import VmmHost  # noqa: E402
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Names the marker of the tests that run with ./test --full only."""
+    config.addinivalue_line("markers", "full: takes long; run by ./test --full")
+
+
 @pytest.fixture(scope="session")
 def build_dir() -> Path:
     """The arm64 build whose programs are tested."""
