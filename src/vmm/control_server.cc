@@ -38,14 +38,21 @@ auto into(boost::system::error_code& error) {
 // One connection; it lives in the coroutine that serves it.
 class ControlServer::Session final : public ConsoleListener {
  public:
-  Session(ControlServer& server, Socket socket) : server_(server), socket_(std::move(socket)) {
-    ++server_.sessions_;
+  Session(ControlServer& server, Socket socket) : server_(&server), socket_(std::move(socket)) {
+    server_->sessions_.insert(this);
   }
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   ~Session() override {
-    server_.console_.detach(*this);
-    --server_.sessions_;
+    if (server_ == nullptr) return;
+    server_->sessions_.erase(this);
+    abandon();
+  }
+
+  // The server goes; the coroutine goes later, with the event loop.
+  void abandon() {
+    server_->console_.detach(*this);
+    server_ = nullptr;
   }
 
   asio::awaitable<void> serve() {
@@ -58,7 +65,7 @@ class ControlServer::Session final : public ConsoleListener {
       const std::string line = received.substr(0, length);
       received.erase(0, length);
       bool attach_console = false;
-      const std::string reply = server_.answer(line, attach_console);
+      const std::string reply = server_->answer(line, attach_console);
       co_await asio::async_write(socket_, asio::buffer(reply), into(error));
       if (error) co_return;
       if (attach_console) {
@@ -83,20 +90,20 @@ class ControlServer::Session final : public ConsoleListener {
 
  private:
   asio::awaitable<void> serve_console(std::string received) {
-    server_.console_.attach(*this);
-    server_.console_.input(std::as_bytes(std::span(received)));
+    server_->console_.attach(*this);
+    server_->console_.input(std::as_bytes(std::span(received)));
     std::array<std::byte, 1024> buffer{};
     boost::system::error_code error;
     for (;;) {
-      co_await server_.console_.input_space();
+      co_await server_->console_.input_space();
       const std::size_t size = co_await socket_.async_read_some(asio::buffer(buffer), into(error));
       if (error) break;
-      server_.console_.input(std::span(buffer).first(size));
+      server_->console_.input(std::span(buffer).first(size));
     }
-    server_.console_.detach(*this);
+    server_->console_.detach(*this);
     // A write still under way refers to this session: wait for it to see the closed socket.
     socket_.close(error);
-    while (writing_) co_await asio::post(server_.loop_, asio::use_awaitable);
+    while (writing_) co_await asio::post(server_->loop_, asio::use_awaitable);
   }
 
   void write_backlog() {
@@ -112,7 +119,7 @@ class ControlServer::Session final : public ConsoleListener {
                       });
   }
 
-  ControlServer& server_;
+  ControlServer* server_;  // null once it has gone
   Socket socket_;
   std::vector<std::byte> backlog_;
   std::vector<std::byte> in_flight_;
@@ -121,6 +128,10 @@ class ControlServer::Session final : public ConsoleListener {
 
 ControlServer::ControlServer(asio::io_context& loop, Console& console)
     : loop_(loop), acceptor_(loop), console_(console) {}
+
+ControlServer::~ControlServer() {
+  for (Session* session : sessions_) session->abandon();
+}
 
 Result<std::unique_ptr<ControlServer>> ControlServer::listen(asio::io_context& loop,
                                                              const std::filesystem::path& socket,
@@ -161,7 +172,7 @@ asio::awaitable<void> ControlServer::accept() {
       co_await pause.async_wait(into(error));
       continue;
     }
-    if (sessions_ >= kMaxSessions) continue;  // closes the connection
+    if (sessions_.size() >= kMaxSessions) continue;  // closes the connection
     auto session = std::make_shared<Session>(*this, std::move(socket));
     asio::co_spawn(
         loop_, [session]() -> asio::awaitable<void> { co_await session->serve(); }, asio::detached);

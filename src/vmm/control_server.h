@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "base/result.h"
@@ -18,7 +19,7 @@
 namespace vmm {
 
 // The control socket of a guest: JSON-RPC 2.0 over a Unix socket of mode 0600
-// (docs/control-protocol.md). All on the event loop.
+// (docs/control-protocol.md). All on the event loop, which must not run any more once it has gone.
 class ControlServer {
  public:
   using Method = std::function<Result<boost::json::value>(const boost::json::object&)>;
@@ -26,6 +27,10 @@ class ControlServer {
   // console must outlive the event loop's last handler. The socket's folder must exist.
   [[nodiscard]] static Result<std::unique_ptr<ControlServer>> listen(
       boost::asio::io_context& loop, const std::filesystem::path& socket, Console& console);
+
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+  ~ControlServer();
 
   // Adds a method; call before the loop runs. "console.attach" is the server's own: after its reply
   // the connection carries the console's bytes.
@@ -44,7 +49,7 @@ class ControlServer {
   boost::asio::local::stream_protocol::acceptor acceptor_;
   Console& console_;
   std::map<std::string, Method> methods_;
-  std::size_t sessions_ = 0;
+  std::set<Session*> sessions_;
 };
 
 }  // namespace vmm
