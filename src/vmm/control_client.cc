@@ -89,13 +89,15 @@ Result<bool> ControlClient::receive(std::optional<Clock::time_point> deadline) {
 Result<std::string> ControlClient::read_line(std::optional<Timeout> timeout) {
   std::optional<Clock::time_point> deadline;
   if (timeout) deadline = Clock::now() + *timeout;
+  std::size_t searched = 0;
   for (;;) {
-    const auto end = received_.find('\n');
+    const auto end = received_.find('\n', searched);
     if (end != std::string::npos) {
       std::string line = received_.substr(0, end);
       received_.erase(0, end + 1);
       return line;
     }
+    searched = received_.size();
     if (received_.size() > kMaxReply) return fail(ErrorKind::kFailed, "the reply is too long");
     TRY(const auto more, receive(deadline));
     if (!more) return fail(ErrorKind::kFailed, "the guest ended before it answered");

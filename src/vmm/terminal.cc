@@ -122,14 +122,17 @@ void FdOutput::wait() {
 }
 
 void FdOutput::drain() {
-  while (!queue_.empty() && !broken_) {
+  std::size_t written = 0;
+  while (written < queue_.size() && !broken_) {
     pollfd ready{fd_.get(), POLLOUT, 0};
-    if (!always_ready_ && ::poll(&ready, 1, 0) != 1) return;
-    const ssize_t n = ::write(fd_.get(), queue_.data(), std::min(chunk_, queue_.size()));
+    if (!always_ready_ && ::poll(&ready, 1, 0) != 1) break;
+    const ssize_t n =
+        ::write(fd_.get(), queue_.data() + written, std::min(chunk_, queue_.size() - written));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) broken_ = true;
-    if (n > 0) queue_.erase(queue_.begin(), queue_.begin() + n);
+    if (n > 0) written += static_cast<std::size_t>(n);
   }
+  queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(written));
 }
 
 boost::asio::awaitable<bool> read_terminal(std::function<void(std::span<const std::byte>)> on_input,
