@@ -118,9 +118,9 @@ TEST_F(BootTest, ImagesNeverOverlapInSmallMemory) {
   use_memory(32 * kMiB);
   int placed = 0;
   int refused = 0;
-  for (const std::size_t initrd_size : {0U, 1U, 4096U, 1U << 20, 5U << 20}) {
+  for (const std::size_t initrd_size : {0U, 1U, 5U << 20}) {
     if (initrd_size != 0) use_initrd(initrd_size);
-    for (std::uint64_t size = 20 * kMiB; size <= 32 * kMiB; size += kMiB / 2) {
+    for (std::uint64_t size = 20 * kMiB; size <= 32 * kMiB; size += kMiB) {
       use_kernel(size);
       const auto entry = load();
       if (entry) {
@@ -132,8 +132,8 @@ TEST_F(BootTest, ImagesNeverOverlapInSmallMemory) {
       }
     }
   }
-  EXPECT_GT(placed, 20);
-  EXPECT_GT(refused, 20);
+  EXPECT_GT(placed, 5);
+  EXPECT_GT(refused, 5);
 }
 
 TEST_F(BootTest, AKernelThatFillsMemoryLeavesNoRoom) {

@@ -4,10 +4,13 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -165,7 +168,7 @@ TEST_F(VcpuThreadTest, StartsPaused) {
 
 TEST_F(VcpuThreadTest, ResumesAndPausesAgainAndAgain) {
   auto thread = make();
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 300; ++i) {
     const int entries = trace_.entries;
     thread->resume();
     // Paused before, while and after the thread enters the guest.
@@ -184,7 +187,7 @@ TEST_F(VcpuThreadTest, ResumesAndPausesAgainAndAgain) {
 
 TEST_F(VcpuThreadTest, RunsOnWhenResumedBeforeThePauseIsThrough) {
   auto thread = make();
-  for (int i = 0; i < 300; ++i) {
+  for (int i = 0; i < 100; ++i) {
     thread->resume();
     if (i % 2 == 0) wait_in_guest();
     thread->request_pause();
@@ -211,7 +214,7 @@ TEST_F(VcpuThreadTest, StopsFromEveryState) {
   EXPECT_EQ(paused->state(), State::kStopped) << "it cannot be resumed again";
   EXPECT_EQ(trace_.entries, 0);
 
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 50; ++i) {
     auto running = make();
     running->resume();
     if (i % 2 == 0) wait_in_guest();
@@ -259,7 +262,7 @@ TEST_F(VcpuThreadTest, SystemEventsAreReportedOnceAndPauseTheVcpu) {
 }
 
 TEST_F(VcpuThreadTest, AnEventAndAPauseAtOnceEndPaused) {
-  for (int i = 0; i < 500; ++i) {
+  for (int i = 0; i < 100; ++i) {
     auto thread = make({exit_with(kvm::SystemEvent::kReset)});
     thread->resume();
     if (i % 2 == 0) std::this_thread::yield();
@@ -299,7 +302,7 @@ TEST_F(VcpuThreadTest, UndecodedAccessesGetAnAbortAndTheGuestGoesOn) {
 }
 
 TEST_F(VcpuThreadTest, APauseLeavesNoExitOpen) {
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < 50; ++i) {
     std::atomic<bool> at_exit = false;
     std::atomic<bool> go_on = false;
     std::deque<FakeVcpu::Step> steps;
