@@ -6,8 +6,11 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <cstring>
 #include <optional>
+#include <thread>
+#include <vector>
 
 #include "vmm/control_client.h"
 #include "vmm_support.h"
@@ -156,6 +159,28 @@ TEST(GuestNameTest, ALockFileRemovedWhileItIsOpenedIsNoClaim) {
   const auto name = GuestName::claim(dir.path(), "web");
   ASSERT_TRUE(name) << name.error().message();
   expect_error(GuestName::claim(dir.path(), "web"), ErrorKind::kFailed, "already running");
+}
+
+// A file removed by its owner between another's open and lock is no claim either.
+TEST(GuestNameTest, NeverTwoHaveANameHoweverOftenItChangesHands) {
+  const TempDir dir;
+  std::atomic<int> holders = 0;
+  std::atomic<int> claims = 0;
+  std::vector<std::thread> rivals;
+  for (int i = 0; i < 4; ++i) {
+    rivals.emplace_back([&] {
+      for (int round = 0; round < 1000; ++round) {
+        const auto name = GuestName::claim(dir.path(), "web");
+        if (!name) continue;
+        EXPECT_EQ(++holders, 1);
+        ++claims;
+        std::this_thread::yield();
+        --holders;
+      }
+    });
+  }
+  for (auto& rival : rivals) rival.join();
+  EXPECT_GT(claims, 0);
 }
 
 TEST(GuestNameTest, ANameTooLongForASocketIsRefused) {
