@@ -94,4 +94,24 @@ void GuestMemory::mark_dirty(std::uint64_t ipa, std::uint64_t size) {
   device_dirty_.set_range({first, last - first + 1});
 }
 
+void GuestMemory::mark_dirty(std::span<const std::byte> bytes) {
+  // Out of RAM, the difference is out of range, too.
+  const auto* start = regions_[0].bytes.data();
+  mark_dirty(base_ipa() + static_cast<std::uint64_t>(bytes.data() - start), bytes.size());
+}
+
+Result<> GuestMemory::discard(std::uint64_t ipa, std::uint64_t size) {
+  TRY(const auto bytes, slice(ipa, size));
+  if (ipa % kPageSize != 0 || size % kPageSize != 0) {
+    return fail(ErrorKind::kFailed, "{} bytes at {:#x} are not whole pages", size, ipa);
+  }
+  if (bytes.empty()) return success();
+  // EINVAL is part of a huge page of hugetlbfs, which stays.
+  if (::madvise(bytes.data(), bytes.size(), MADV_DONTNEED) != 0 && errno != EINVAL) {
+    return fail_errno(ErrorKind::kHost, "cannot give {} bytes of guest memory back", size);
+  }
+  mark_dirty(ipa, size);
+  return success();
+}
+
 }  // namespace vmm

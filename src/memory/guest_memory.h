@@ -53,6 +53,13 @@ class GuestMemory {
   // write. KVM's log does not see these writes; migration ORs both. A range that is not RAM is a
   // bug of the caller and aborts.
   void mark_dirty(std::uint64_t ipa, std::uint64_t size);
+  // The same for bytes of a span that slice() has returned.
+  void mark_dirty(std::span<const std::byte> bytes);
+
+  // Gives the whole pages of a range back to the host: they read as zero from now on. They count as
+  // written by the VMM, so that migration carries them over as holes. Error where the range is not
+  // within RAM or not whole pages; memory that the host cannot take back (hugetlb) stays as it is.
+  [[nodiscard]] Result<> discard(std::uint64_t ipa, std::uint64_t size);
   // Pages written by the VMM itself; page 0 is at base_ipa().
   [[nodiscard]] DirtyBitmap& device_dirty() { return device_dirty_; }
 
