@@ -78,8 +78,11 @@ class Queue {
   // Takes the next request; false where there is none. Error where the driver has broken the
   // protocol: an index or address out of range, a chain that is too long, or loops.
   [[nodiscard]] Result<bool> pop(Chain& chain);
-  // Takes the request back that pop() has just returned: it comes again with the next pop().
-  void undo_pop() { --progress_.next_available; }
+  // Takes the last `count` requests back that pop() has returned, none of which was pushed: they
+  // come again with the next pop().
+  void undo_pop(std::uint16_t count = 1) {
+    progress_.next_available = static_cast<std::uint16_t>(progress_.next_available - count);
+  }
 
   // Gives a request back after `written` bytes of its writable part were filled from the start,
   // and marks the pages of those as written by the VMM. The driver sees it after publish().
