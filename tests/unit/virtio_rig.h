@@ -176,6 +176,8 @@ class VirtioRig {
   }
 
   void set_queue(unsigned queue, std::uint16_t size = kQueueSize) {
+    // A driver that starts again begins with empty rings.
+    std::ranges::fill(memory.slice(table(queue), table(1) - table(0)).value(), std::byte{0});
     write(VIRTIO_MMIO_QUEUE_SEL, queue);
     write(VIRTIO_MMIO_QUEUE_NUM, size);
     write(VIRTIO_MMIO_QUEUE_DESC_LOW, table(queue));
