@@ -7,6 +7,10 @@ find_package(Threads REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 find_package(ZLIB REQUIRED)
 find_library(VMM_FDT_LIBRARY fdt REQUIRED)
+find_library(VMM_URING_LIBRARY uring REQUIRED)
 
 add_library(vmm_fdt_library INTERFACE)
 target_link_libraries(vmm_fdt_library INTERFACE ${VMM_FDT_LIBRARY})
+
+add_library(vmm_uring_library INTERFACE)
+target_link_libraries(vmm_uring_library INTERFACE ${VMM_URING_LIBRARY})
