@@ -11,18 +11,9 @@
 #include "devices/device.h"
 #include "devices/interrupt_line.h"
 #include "devices/mmio.h"
+#include "devices/serial_sink.h"
 
 namespace vmm {
-
-// Where the bytes go that a guest sends through its serial port.
-class SerialSink {
- public:
-  virtual ~SerialSink() = default;
-
-  // Takes all bytes and never blocks: it buffers or drops. Called from any vCPU thread with the
-  // lock of the port held, so that bytes arrive in order: it must not call the port back.
-  virtual void write(std::span<const std::byte> bytes) = 0;
-};
 
 // PrimeCell UART PL011 r1p5 (ARM DDI 0183): the guest's serial console.
 //
