@@ -24,6 +24,11 @@ std::atomic_ref<std::uint16_t> field(std::span<std::byte> ring, std::size_t offs
   return std::atomic_ref(*reinterpret_cast<std::uint16_t*>(ring.data() + offset));
 }
 
+// From one index to a later one.
+constexpr std::uint16_t distance(std::uint16_t from, std::uint16_t to) {
+  return static_cast<std::uint16_t>(to - from);
+}
+
 vring_desc descriptor_at(std::span<const std::byte> table, std::size_t index) {
   vring_desc descriptor{};
   std::memcpy(&descriptor, table.data() + index * sizeof descriptor, sizeof descriptor);
@@ -66,6 +71,11 @@ Result<Queue> Queue::create(GuestMemory& memory, const QueueConfig& config,
                   kAvailableAlignment, "available ring"));
   TRY(queue.used_, ring_memory(memory, config.used, kRingOffset + size * kUsedEntry + kEvent,
                                kUsedAlignment, "used ring"));
+  const auto in_flight = distance(progress.published, progress.next_available);
+  if (in_flight > size || distance(progress.published, progress.next_used) > in_flight) {
+    return fail(ErrorKind::kFailed, "{} requests taken, {} given back, {} shown in a queue of {}",
+                progress.next_available, progress.next_used, progress.published, size);
+  }
   queue.progress_ = progress;
   queue.available_seen_ = progress.next_available;
   return queue;
@@ -73,13 +83,17 @@ Result<Queue> Queue::create(GuestMemory& memory, const QueueConfig& config,
 
 Result<bool> Queue::pop(Chain& chain) {
   if (available_seen_ == progress_.next_available) {
-    available_seen_ = field(available_, kIndexOffset).load(std::memory_order_acquire);
-    if (available_seen_ == progress_.next_available) return false;
-    const auto waiting = static_cast<std::uint16_t>(available_seen_ - progress_.next_available);
-    if (waiting > config_.size) {
-      return fail(ErrorKind::kFailed, "{} requests are available in a queue of {}", waiting,
-                  config_.size);
+    const auto available = field(available_, kIndexOffset).load(std::memory_order_acquire);
+    if (available == progress_.next_available) return false;
+    // A driver has no descriptors for more than the queue holds until it sees some come back. (So
+    // no pass goes on for ever, either, where requests are published only at its end.)
+    const auto waiting = distance(progress_.next_available, available);
+    const auto in_flight = distance(progress_.published, progress_.next_available);
+    if (waiting > config_.size - in_flight) {
+      return fail(ErrorKind::kFailed, "{} requests beside {} in flight in a queue of {}", waiting,
+                  in_flight, config_.size);
     }
+    available_seen_ = available;
   }
   const std::size_t slot = progress_.next_available % config_.size;
   const auto head =
@@ -97,11 +111,12 @@ Result<> Queue::resolve(std::uint16_t head, Chain& chain) const {
   chain.segments_.clear();
 
   std::span<const std::byte> table = table_;
-  std::size_t entries = config_.size;
   std::size_t index = head;
   bool indirect = false;
-  // A chain visits each descriptor of a table at most once, so a longer one is a loop.
-  for (std::size_t left = entries; left != 0; --left) {
+  // No chain is longer than the queue, in whichever tables (virtio 1.2, 2.7.5.3.1): this ends
+  // loops.
+  for (std::size_t left = config_.size; left != 0;) {
+    const std::size_t entries = table.size() / sizeof(vring_desc);
     if (index >= entries) {
       return fail(ErrorKind::kFailed, "descriptor {} in a table of {}", index, entries);
     }
@@ -110,21 +125,21 @@ Result<> Queue::resolve(std::uint16_t head, Chain& chain) const {
       TRY(add_segment(descriptor, chain));
       if ((descriptor.flags & VRING_DESC_F_NEXT) == 0) return success();
       index = descriptor.next;
+      --left;
       continue;
     }
     // The last descriptor may refer to a table with the rest of the chain (virtio 1.2, 2.7.5.3).
-    entries = descriptor.len / sizeof(vring_desc);
-    if (indirect || (descriptor.flags & VRING_DESC_F_NEXT) != 0 || entries == 0 ||
-        entries > config_.size || descriptor.len % sizeof(vring_desc) != 0) {
+    if (indirect || (descriptor.flags & VRING_DESC_F_NEXT) != 0 || descriptor.len == 0 ||
+        descriptor.len % sizeof(vring_desc) != 0 ||
+        descriptor.len / sizeof(vring_desc) > config_.size) {
       return fail(ErrorKind::kFailed, "an indirect table of {} bytes, flags {:#x}", descriptor.len,
                   descriptor.flags);
     }
     TRY(table, memory_->slice(descriptor.addr, descriptor.len));
     indirect = true;
     index = 0;
-    left = entries + 1;
   }
-  return fail(ErrorKind::kFailed, "a chain of more than {} descriptors", entries);
+  return fail(ErrorKind::kFailed, "a chain of more than {} descriptors", config_.size);
 }
 
 Result<> Queue::add_segment(const vring_desc& descriptor, Chain& chain) const {
@@ -158,12 +173,12 @@ void Queue::push(const Chain& chain, std::uint32_t written) {
 }
 
 bool Queue::publish() {
-  const std::uint16_t from = progress_.interrupted_at;
+  const std::uint16_t from = progress_.published;
   const std::uint16_t to = progress_.next_used;
   if (from == to) return false;
   field(used_, kIndexOffset).store(to, std::memory_order_release);
   mark_dirty(used_.data() + kIndexOffset, sizeof to);
-  progress_.interrupted_at = to;
+  progress_.published = to;
   // What the driver wants is read after it can see the index: it writes its wish and then looks at
   // the index, so that one of the two sides notices the other.
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -215,7 +230,7 @@ void save_queue(ByteWriter& writer, const QueueConfig& config, const QueueProgre
   writer.put(config.used);
   writer.put(progress.next_available);
   writer.put(progress.next_used);
-  writer.put(progress.interrupted_at);
+  writer.put(progress.published);
 }
 
 Result<SavedQueue> restore_queue(ByteReader& reader) {
@@ -227,7 +242,7 @@ Result<SavedQueue> restore_queue(ByteReader& reader) {
   TRY(saved.config.used, reader.get<std::uint64_t>());
   TRY(saved.progress.next_available, reader.get<std::uint16_t>());
   TRY(saved.progress.next_used, reader.get<std::uint16_t>());
-  TRY(saved.progress.interrupted_at, reader.get<std::uint16_t>());
+  TRY(saved.progress.published, reader.get<std::uint16_t>());
   return saved;
 }
 

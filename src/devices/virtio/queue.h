@@ -35,7 +35,7 @@ struct QueueConfig {
 struct QueueProgress {
   std::uint16_t next_available = 0;  // of the next request to take
   std::uint16_t next_used = 0;       // of the next request to give back
-  std::uint16_t interrupted_at = 0;  // next_used when the driver was last told, or need not be
+  std::uint16_t published = 0;       // next_used as the driver can see it
   [[nodiscard]] bool operator==(const QueueProgress&) const = default;
 };
 
@@ -69,14 +69,16 @@ class Chain {
 // means that the device needs a reset. Not thread-safe.
 class Queue {
  public:
-  // Takes over a ready queue. Error where its size is no power of two up to the limit, or its parts
-  // are misaligned or not in RAM. memory must outlive the queue.
+  // Takes over a ready queue. Error where its size is no power of two up to the limit, its parts
+  // are misaligned or not in RAM, or no queue can have got to `progress`. memory must outlive the
+  // queue.
   [[nodiscard]] static Result<Queue> create(GuestMemory& memory, const QueueConfig& config,
                                             const QueueLimits& limits, bool event_index,
                                             const QueueProgress& progress = {});
 
-  // Takes the next request; false where there is none. Error where the driver has broken the
-  // protocol: an index or address out of range, a chain that is too long, or loops.
+  // Takes the next request; false where there is none. No more than size() are taken before some
+  // are published. Error where the driver has broken the protocol, now and at the next call: an
+  // index or address out of range, more requests than fit, a chain that is too long, or loops.
   [[nodiscard]] Result<bool> pop(Chain& chain);
   // Takes the last `count` requests back that pop() has returned, none of which was pushed: they
   // come again with the next pop().
