@@ -46,6 +46,25 @@ Result<Gic> Vm::create_gic(std::uint64_t distributor, std::uint64_t redistributo
   return Gic::adopt(Fd(static_cast<int>(device.fd)), distributor, redistributors, spi_count);
 }
 
+Result<> Vm::add_ioeventfd(const Fd& fd, std::uint64_t address, std::uint32_t value) {
+  kvm_ioeventfd kick{};
+  kick.datamatch = value;
+  kick.addr = address;
+  kick.len = sizeof value;
+  kick.fd = fd.get();
+  kick.flags = KVM_IOEVENTFD_FLAG_DATAMATCH;
+  TRY(KVM_CALL(fd_, KVM_IOEVENTFD, &kick));
+  return success();
+}
+
+Result<> Vm::add_irqfd(const Fd& fd, unsigned spi) {
+  kvm_irqfd interrupt{};
+  interrupt.fd = static_cast<std::uint32_t>(fd.get());
+  interrupt.gsi = spi;  // the routing that the vGIC sets up by default
+  TRY(KVM_CALL(fd_, KVM_IRQFD, &interrupt));
+  return success();
+}
+
 Result<> Vm::set_spi_level(unsigned spi, bool level) {
   constexpr std::uint32_t kFirstSpi = 32;
   kvm_irq_level irq{};

@@ -30,6 +30,14 @@ class Vm {
   [[nodiscard]] Result<Gic> create_gic(std::uint64_t distributor, std::uint64_t redistributors,
                                        unsigned spi_count);
 
+  // Has KVM write to an eventfd instead of leaving the guest, when it writes the 32-bit `value` to
+  // guest-physical `address`. fd may be closed afterwards only together with the VM.
+  [[nodiscard]] Result<> add_ioeventfd(const Fd& fd, std::uint64_t address, std::uint32_t value);
+
+  // Has KVM raise a shared peripheral interrupt (0 based) whenever the eventfd is written to; for
+  // edge-triggered interrupts. After the GIC.
+  [[nodiscard]] Result<> add_irqfd(const Fd& fd, unsigned spi);
+
   // Drives the input of a shared peripheral interrupt (0 based, INTID 32 + spi).
   [[nodiscard]] Result<> set_spi_level(unsigned spi, bool level);
 
