@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <ostream>
 #include <vector>
 
 #include "vmm_support.h"
@@ -127,6 +128,10 @@ struct Hostile {
   const char* name;
   std::function<void(std::string&)> change;
   const char* words;
+  // In the names of the tests, instead of the bytes of this.
+  friend std::ostream& operator<<(std::ostream& out, const Hostile& hostile) {
+    return out << hostile.name;
+  }
 };
 
 class HostileHeaderTest : public KernelImageTest, public ::testing::WithParamInterface<Hostile> {};

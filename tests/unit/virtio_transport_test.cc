@@ -208,14 +208,16 @@ TEST_F(MmioTransportTest, KeepsKicksFromADeviceThatIsNotActive) {
 }
 
 TEST_F(MmioTransportTest, ProcessesWhatWasThereBeforeDriverOk) {
-  rig.start();
-  rig.write(VIRTIO_MMIO_STATUS, 0);
-  rig.poke(VirtioRig::used(0) + 2, std::uint16_t{0});
+  constexpr std::uint32_t kDriver = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+  rig.write(VIRTIO_MMIO_STATUS, kDriver);
+  rig.write_features(std::uint64_t{1} << VIRTIO_F_VERSION_1);
+  rig.write(VIRTIO_MMIO_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK);
+  rig.set_queue(0);
   rig.put_descriptor(VirtioRig::table(0), {kRigBuffers, 16, VRING_DESC_F_WRITE, 0});
-  rig.poke(VirtioRig::available(0) + 4, std::uint16_t{0});
   rig.poke(VirtioRig::available(0) + 2, std::uint16_t{1});
-  rig.start();
-  EXPECT_TRUE(rig.take_used(0));
+  rig.write(VIRTIO_MMIO_STATUS, kDriver | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);
+  ASSERT_TRUE(rig.loop.settle());
+  EXPECT_EQ(rig.peek<std::uint16_t>(VirtioRig::used(0) + 2), 1U);
 }
 
 TEST_F(MmioTransportTest, KeepsACauseUntilItIsAcknowledged) {
