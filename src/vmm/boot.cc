@@ -73,6 +73,7 @@ Result<BootEntry> load_boot_images(const GuestConfig& config,
   tree.memory_size = memory.size();
   tree.cpu_affinities = cpu_affinities;
   tree.pmu = config.cpu.pmu;
+  tree.virtio_slots = virtio_device_count(config);
   tree.cmdline = config.boot.cmdline;
   const std::uint64_t images_end =
       initrd ? initrd->offset : std::min<std::uint64_t>(ram.size(), kImagesEnd);

@@ -75,6 +75,26 @@ Result<std::string> guest_row(const json::value& info) {
                      fmt::format("{}M", memory >> 20), duration(uptime), pid);
 }
 
+// A line for each device: its name, then its counters.
+Result<std::string> device_rows(const json::value& stats) {
+  TRY(const auto* devices, member(stats, "devices"));
+  if (!devices->is_array()) return fail(ErrorKind::kFailed, "\"devices\" in the reply is no list");
+  std::string rows;
+  for (const auto& device : devices->get_array()) {
+    TRY(const auto name, text(device, "name"));
+    TRY(const auto* counters, member(device, "counters"));
+    if (!counters->is_object()) {
+      return fail(ErrorKind::kFailed, "\"counters\" in the reply is no object");
+    }
+    rows += fmt::format("{:<20}", name);
+    for (const auto& entry : counters->get_object()) {
+      rows += fmt::format(" {} {}", std::string_view(entry.key()), json::serialize(entry.value()));
+    }
+    rows += "\n";
+  }
+  return rows.empty() ? rows : "\nDEVICE\n" + rows;
+}
+
 }  // namespace
 
 Result<> list_guests(bool as_json) {
@@ -163,7 +183,8 @@ Result<> print_guest_stats(const std::string& name, bool as_json) {
         fmt::format("{:<5} {:<8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>12}\n", index++, vcpu_state,
                     duration(cpu_ms), reads, writes, unclaimed, undecoded, interrupted);
   }
-  print(table);
+  TRY(const auto devices, device_rows(stats));
+  print(table + devices);
   return success();
 }
 

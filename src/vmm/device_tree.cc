@@ -16,6 +16,7 @@ constexpr std::uint32_t kGpioPhandle = 3;
 // Interrupt specifiers of the GIC binding (arm,gic-v3.yaml).
 constexpr std::uint32_t kSpi = 0;
 constexpr std::uint32_t kPpi = 1;
+constexpr std::uint32_t kEdgeRising = 1;
 constexpr std::uint32_t kLevelHigh = 4;
 constexpr std::uint32_t kLevelLow = 8;
 
@@ -124,6 +125,19 @@ void write_peripherals(FdtWriter& fdt) {
   fdt.end_node();
 }
 
+// In the order of the slots, so that Linux numbers disks and networks as the configuration does.
+void write_virtio(FdtWriter& fdt, unsigned slots) {
+  for (unsigned slot = 0; slot < slots; ++slot) {
+    const std::uint64_t base = layout::kVirtio.base + slot * layout::kVirtioWindow;
+    fdt.begin_node(fmt::format("virtio_mmio@{:x}", base));
+    fdt.property("compatible", "virtio,mmio");
+    fdt.property_u64s("reg", {base, layout::kVirtioWindow});
+    fdt.property_cells("interrupts", {kSpi, layout::kVirtioSpi + slot, kEdgeRising});
+    fdt.property("dma-coherent");
+    fdt.end_node();
+  }
+}
+
 }  // namespace
 
 Result<std::vector<std::byte>> build_device_tree(const DeviceTreeConfig& config) {
@@ -151,6 +165,7 @@ Result<std::vector<std::byte>> build_device_tree(const DeviceTreeConfig& config)
     fdt.end_node();
   }
   write_peripherals(fdt);
+  write_virtio(fdt, config.virtio_slots);
   fdt.end_node();
   return fdt.finish();
 }

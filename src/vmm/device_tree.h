@@ -16,6 +16,7 @@ struct DeviceTreeConfig {
   std::uint64_t memory_size = 0;
   std::vector<std::uint64_t> cpu_affinities;  // MPIDR_EL1 affinity fields, one per vCPU
   bool pmu = false;
+  unsigned virtio_slots = 0;  // slots in use, from 0 up
   std::string cmdline;
   struct Initrd {
     std::uint64_t start;  // guest-physical

@@ -139,4 +139,8 @@ std::vector<VcpuStats> Guest::vcpu_stats() const {
   return machine_ ? machine_->vcpu_stats() : std::vector<VcpuStats>();
 }
 
+std::vector<DeviceStats> Guest::device_stats() const {
+  return machine_ ? machine_->device_stats() : std::vector<DeviceStats>();
+}
+
 }  // namespace vmm

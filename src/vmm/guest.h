@@ -53,6 +53,7 @@ class Guest {
   [[nodiscard]] std::chrono::milliseconds uptime() const;
   // Empty once the guest has ended.
   [[nodiscard]] std::vector<VcpuStats> vcpu_stats() const;
+  [[nodiscard]] std::vector<DeviceStats> device_stats() const;
 
  private:
   [[nodiscard]] Result<> make_machine();

@@ -4,12 +4,11 @@
 #include <array>
 #include <charconv>
 
-#define TOML_EXCEPTIONS 0
-#include <toml++/toml.h>
-
 #include "base/checked.h"
 #include "base/fd.h"
+#include "vmm/guest_config_devices.h"
 #include "vmm/layout.h"
+#include "vmm/toml_reader.h"
 
 namespace vmm {
 namespace {
@@ -18,91 +17,6 @@ constexpr std::size_t kMaxFileSize = 1 << 20;
 constexpr std::size_t kMaxNameLength = 64;
 // COMMAND_LINE_SIZE of arm64 Linux, with the terminating zero.
 constexpr std::size_t kMaxCmdline = 2048;
-
-// Reads values out of one TOML table, and knows which keys it was asked for, so that the others can
-// be called unknown.
-class TableReader {
- public:
-  TableReader(const toml::table& table, std::string file, std::string prefix)
-      : table_(table), file_(std::move(file)), prefix_(std::move(prefix)) {}
-
-  [[nodiscard]] Error error_at(const toml::node& node, std::string_view what) const {
-    const auto position = node.source().begin;
-    return make_error(ErrorKind::kUsage, "{}:{}:{}: {}", file_, position.line, position.column,
-                      what);
-  }
-
-  // The value of a key of type T, or nothing where the key is absent.
-  template <typename T>
-  [[nodiscard]] Result<std::optional<T>> get(std::string_view key, std::string_view type_name) {
-    known_.emplace_back(key);
-    const toml::node* node = table_.get(key);
-    if (node == nullptr) return std::optional<T>();
-    const auto value = node->value_exact<T>();
-    if (!value)
-      return fail(error_at(*node, fmt::format("{}{} is not {}", prefix_, key, type_name)));
-    return std::optional<T>(*value);
-  }
-
-  [[nodiscard]] Result<std::optional<std::string>> get_string(std::string_view key) {
-    return get<std::string>(key, "a string");
-  }
-
-  // A nested table, or an empty one where the key is absent.
-  [[nodiscard]] Result<TableReader> get_table(std::string_view key) {
-    static const toml::table kEmpty;
-    known_.emplace_back(key);
-    const toml::node* node = table_.get(key);
-    const toml::table* nested = node == nullptr ? &kEmpty : node->as_table();
-    if (nested == nullptr) return fail(error_at(*node, fmt::format("{} is not a table", key)));
-    return TableReader(*nested, file_, fmt::format("{}.", key));
-  }
-
-  // The path that a key names, relative to folder, or nothing where the key is absent.
-  [[nodiscard]] Result<std::optional<std::filesystem::path>> get_path(
-      std::string_view key, const std::filesystem::path& folder) {
-    TRY(const auto text, get_string(key));
-    if (!text) return std::optional<std::filesystem::path>();
-    if (text->empty()) return fail(error_for(key, "is empty"));
-    TRY(refuse_zero(key, *text));
-    return std::optional(folder / *text);
-  }
-  // Error where the text of a key has a zero in it: what comes behind would be cut off unseen.
-  [[nodiscard]] Result<> refuse_zero(std::string_view key, std::string_view text) const {
-    if (text.find('\0') == std::string_view::npos) return success();
-    return fail(error_for(key, "contains a zero character"));
-  }
-
-  [[nodiscard]] const toml::node* node(std::string_view key) {
-    known_.emplace_back(key);
-    return table_.get(key);
-  }
-
-  // Error about the value of a key that get() found.
-  [[nodiscard]] Error error_for(std::string_view key, std::string_view what) const {
-    return error_at(*table_.get(key), fmt::format("{}{} {}", prefix_, key, what));
-  }
-  // Error about a key that is missing from this table.
-  [[nodiscard]] Error missing(std::string_view key) const {
-    return make_error(ErrorKind::kUsage, "{}: {}{} is missing", file_, prefix_, key);
-  }
-
-  [[nodiscard]] Result<> refuse_unknown_keys() const {
-    for (const auto& [key, node] : table_) {
-      if (std::ranges::find(known_, key.str()) != known_.end()) continue;
-      const auto position = key.source().begin;
-      return fail(ErrorKind::kUsage, "{}:{}:{}: unknown key {}{}", file_, position.line,
-                  position.column, prefix_, key.str());
-    }
-    return success();
-  }
-
- private:
-  const toml::table& table_;
-  std::string file_;
-  std::string prefix_;  // "boot." in [boot]
-  std::vector<std::string> known_;
-};
 
 Result<> parse_boot(TableReader& root, const std::filesystem::path& folder, GuestConfig& config) {
   TRY(auto boot, root.get_table("boot"));
@@ -145,6 +59,8 @@ Result<> parse_console(TableReader& root, const std::filesystem::path& folder,
                        GuestConfig& config) {
   TRY(auto console, root.get_table("console"));
   TRY(config.console_file, console.get_path("file", folder));
+  TRY(const auto virtio, console.get_bool("virtio"));
+  config.virtio_console = virtio.value_or(false);
   return console.refuse_unknown_keys();
 }
 
@@ -230,6 +146,7 @@ Result<GuestConfig> parse_guest_config(std::string_view text, const std::filesys
   TRY(parse_boot(root, folder, config));
   TRY(parse_cpu(root, config));
   TRY(parse_console(root, folder, config));
+  TRY(parse_devices(root, folder, config));
   TRY(root.refuse_unknown_keys());
   return config;
 }

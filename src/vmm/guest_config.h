@@ -4,8 +4,11 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "base/result.h"
+#include "devices/mac_address.h"
 
 namespace vmm {
 
@@ -29,9 +32,32 @@ struct GuestConfig {
     bool pmu = false;
   } cpu;
 
-  // Where the serial console's output is also written; none by default.
+  // Where the console's output is also written; none by default.
   std::optional<std::filesystem::path> console_file;
+  bool virtio_console = false;  // a virtio console (hvc0) beside the serial one
+
+  struct Disk {
+    std::string id;
+    std::filesystem::path path;
+    bool direct = false;
+    bool readonly = false;
+    std::string serial;  // at most 20 characters
+  };
+  std::vector<Disk> disks;  // in the guest's order
+
+  struct Net {
+    std::string id;
+    std::variant<std::string, int> tap;  // name, or descriptor passed by the parent
+    std::optional<MacAddress> mac;       // derived from the guest's name where there is none
+  };
+  std::vector<Net> nets;  // in the guest's order
+
+  bool rng = true;
+  bool balloon = false;
 };
+
+// Virtio devices of a guest, one slot each.
+[[nodiscard]] unsigned virtio_device_count(const GuestConfig& config);
 
 // Parses TOML text. `file` names it in errors ("file:line:column: what") and is what relative paths
 // are relative to. Unknown keys, wrong types and values out of range are errors (kUsage).

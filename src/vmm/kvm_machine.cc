@@ -11,11 +11,14 @@
 #include "devices/pl011.h"
 #include "devices/pl031.h"
 #include "devices/pl061.h"
+#include "devices/virtio/mmio_transport.h"
 #include "kvm/vm.h"
 #include "memory/guest_memory.h"
+#include "vmm/asio_loop.h"
 #include "vmm/boot.h"
 #include "vmm/host_check.h"
 #include "vmm/layout.h"
+#include "vmm/virtio_devices.h"
 
 namespace vmm {
 namespace {
@@ -39,6 +42,29 @@ class SpiLine final : public InterruptLine {
  private:
   kvm::Vm& vm_;
   const unsigned spi_;
+};
+
+// An edge-triggered input of the GIC, raised by an eventfd.
+class SpiEvent final : public EdgeInterrupt {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<SpiEvent>> create(kvm::Vm& vm, unsigned spi) {
+    TRY(auto fd, make_eventfd());
+    TRY(vm.add_irqfd(fd, spi));
+    return std::unique_ptr<SpiEvent>(new SpiEvent(std::move(fd)));
+  }
+
+  void trigger() override { signal_eventfd(fd_); }
+
+ private:
+  explicit SpiEvent(Fd fd) : fd_(std::move(fd)) {}
+
+  const Fd fd_;
+};
+
+// A virtio device with its connection to the GIC.
+struct VirtioSlot {
+  std::unique_ptr<SpiEvent> interrupt;
+  std::unique_ptr<virtio::MmioTransport> transport;
 };
 
 // The real-time clock's alarm on the event loop.
@@ -80,6 +106,7 @@ class KvmMachine final : public Machine {
         rtc_line_(vm_, layout::kRtcSpi),
         gpio_line_(vm_, layout::kGpioSpi),
         alarm_(loop),
+        device_loop_(loop),
         uart_(uart_line_, console),
         rtc_(rtc_line_, clock_, alarm_),
         gpio_(gpio_line_) {
@@ -87,7 +114,8 @@ class KvmMachine final : public Machine {
     uart_.set_on_rx_space([&console] { console.uart_has_space(); });
   }
 
-  [[nodiscard]] Result<> build(const GuestConfig& config, const EventHandler& on_event) {
+  [[nodiscard]] Result<> build(const GuestConfig& config, const GuestResources& resources,
+                               Console& console, const EventHandler& on_event) {
     const auto& ram = memory_.regions()[0];
     TRY(vm_.set_memory(0, ram.ipa, ram.bytes));
 
@@ -118,6 +146,11 @@ class KvmMachine final : public Machine {
     TRY(bus_.add(layout::kUart.base, layout::kUart.size, uart_));
     TRY(bus_.add(layout::kRtc.base, layout::kRtc.size, rtc_));
     TRY(bus_.add(layout::kGpio.base, layout::kGpio.size, gpio_));
+    TRY(auto devices, make_virtio_devices(config, resources, memory_, device_loop_, console));
+    for (auto& device : devices.slots) {
+      auto plugged = with_context(plug(std::move(device)), "virtio device");
+      if (!plugged) return plugged;
+    }
 
     TRY(const auto entry, load_boot_images(config, affinities, memory_));
     TRY(vcpus[0]->set_boot_registers(entry.kernel, entry.device_tree));
@@ -129,12 +162,14 @@ class KvmMachine final : public Machine {
   }
 
   void resume() override {
+    for (const auto& slot : slots_) slot.transport->resume();
     for (const auto& thread : threads_) thread->resume();
   }
 
   void pause() override {
     for (const auto& thread : threads_) thread->request_pause();
     for (const auto& thread : threads_) thread->wait_paused();
+    for (const auto& slot : slots_) slot.transport->quiesce();
   }
 
   void set_power_key(bool pressed) override { gpio_.set_input(layout::kPowerKeyLine, pressed); }
@@ -153,7 +188,33 @@ class KvmMachine final : public Machine {
     return stats;
   }
 
+  [[nodiscard]] std::vector<DeviceStats> device_stats() const override {
+    std::vector<DeviceStats> stats;
+    for (const auto& slot : slots_) {
+      const auto& device = slot.transport->device();
+      stats.push_back({std::string(device.name()), device.counters()});
+    }
+    return stats;
+  }
+
  private:
+  // Puts a virtio device into the next slot.
+  [[nodiscard]] Result<> plug(std::unique_ptr<virtio::VirtioDevice> device) {
+    const auto number = static_cast<unsigned>(slots_.size());
+    const std::uint64_t base = layout::kVirtio.base + number * layout::kVirtioWindow;
+    VirtioSlot slot;
+    TRY(slot.interrupt, SpiEvent::create(vm_, layout::kVirtioSpi + number));
+    TRY(slot.transport,
+        virtio::MmioTransport::create(std::move(device), memory_, *slot.interrupt, device_loop_));
+    for (std::uint32_t queue = 0; queue < slot.transport->queue_count(); ++queue) {
+      TRY(vm_.add_ioeventfd(slot.transport->kick_fd(queue),
+                            base + virtio::MmioTransport::kNotifyOffset, queue));
+    }
+    TRY(bus_.add(base, layout::kVirtioWindow, *slot.transport));
+    slots_.push_back(std::move(slot));
+    return success();
+  }
+
   // In the order in which things depend on each other: the threads go first, the memory last.
   GuestMemory memory_;
   kvm::Vm vm_;
@@ -163,9 +224,11 @@ class KvmMachine final : public Machine {
   SpiLine gpio_line_;
   SystemClock clock_;
   LoopAlarm alarm_;
+  AsioLoop device_loop_;
   Pl011 uart_;
   Pl031 rtc_;
   Pl061 gpio_;
+  std::vector<VirtioSlot> slots_;
   MmioBus bus_;
   std::vector<std::unique_ptr<VcpuThread>> threads_;
 };
@@ -173,14 +236,15 @@ class KvmMachine final : public Machine {
 }  // namespace
 
 Result<std::unique_ptr<Machine>> make_kvm_machine(const kvm::System& system,
-                                                  const GuestConfig& config, Console& console,
+                                                  const GuestConfig& config,
+                                                  const GuestResources& resources, Console& console,
                                                   boost::asio::io_context& loop,
                                                   Machine::EventHandler on_event) {
   TRY(auto memory, GuestMemory::create(layout::kRamBase, config.memory,
                                        config.hugetlb ? Backing::kHugetlb : Backing::kAnonymous));
   TRY(auto vm, system.create_vm(ipa_bits_for(config.memory)));
   auto machine = std::make_unique<KvmMachine>(std::move(vm), std::move(memory), console, loop);
-  TRY(machine->build(config, on_event));
+  TRY(machine->build(config, resources, console, on_event));
   return std::unique_ptr<Machine>(std::move(machine));
 }
 

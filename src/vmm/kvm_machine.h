@@ -8,16 +8,15 @@
 #include "kvm/system.h"
 #include "vmm/console.h"
 #include "vmm/guest_config.h"
+#include "vmm/guest_resources.h"
 #include "vmm/machine.h"
 
 namespace vmm {
 
-// Builds the machine of a configuration on KVM and loads what it boots. console and loop must
-// outlive it.
-[[nodiscard]] Result<std::unique_ptr<Machine>> make_kvm_machine(const kvm::System& system,
-                                                                const GuestConfig& config,
-                                                                Console& console,
-                                                                boost::asio::io_context& loop,
-                                                                Machine::EventHandler on_event);
+// Builds the machine of a configuration on KVM and loads what it boots. resources are those of the
+// configuration; they, console and loop must outlive the machine.
+[[nodiscard]] Result<std::unique_ptr<Machine>> make_kvm_machine(
+    const kvm::System& system, const GuestConfig& config, const GuestResources& resources,
+    Console& console, boost::asio::io_context& loop, Machine::EventHandler on_event);
 
 }  // namespace vmm

@@ -19,12 +19,17 @@ inline constexpr Range kGicRedistributors{0x080A'0000, kMaxVcpus* kRedistributor
 inline constexpr Range kUart{0x0900'0000, 0x1000};
 inline constexpr Range kRtc{0x0901'0000, 0x1000};
 inline constexpr Range kGpio{0x0903'0000, 0x1000};
+// Virtio devices, in the order of their slots: a window and an interrupt each.
+inline constexpr unsigned kVirtioSlots = 32;
+inline constexpr std::uint64_t kVirtioWindow = 0x200;
+inline constexpr Range kVirtio{0x0a00'0000, kVirtioSlots* kVirtioWindow};
 inline constexpr std::uint64_t kRamBase = 0x4000'0000;
 
 // Shared peripheral interrupts, numbered from 0 (INTID 32 + n).
 inline constexpr unsigned kUartSpi = 1;
 inline constexpr unsigned kRtcSpi = 2;
 inline constexpr unsigned kGpioSpi = 7;
+inline constexpr unsigned kVirtioSpi = 16;  // of slot 0
 inline constexpr unsigned kSpiCount = 96;
 
 // Private peripheral interrupts (INTID 16 + n) of the architected timer (the numbers KVM raises)

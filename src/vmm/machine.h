@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "devices/virtio/device.h"
 #include "vmm/vcpu_thread.h"
 
 namespace vmm {
@@ -21,6 +23,12 @@ struct VcpuStats {
   std::uint64_t interrupted;
 };
 
+// What one virtio device has done so far.
+struct DeviceStats {
+  std::string name;
+  std::vector<virtio::Counter> counters;
+};
+
 // A machine from power-on to power-off; a reset makes a new one. It starts paused. All methods are
 // for the event loop.
 class Machine {
@@ -34,12 +42,13 @@ class Machine {
   virtual ~Machine() = default;
 
   virtual void resume() = 0;
-  // Returns when no vCPU runs the guest any more.
+  // Returns when no vCPU runs the guest any more and no device touches its memory.
   virtual void pause() = 0;
   virtual void set_power_key(bool pressed) = 0;
   // Offers console input; returns how many bytes were taken.
   [[nodiscard]] virtual std::size_t serial_input(std::span<const std::byte> bytes) = 0;
   [[nodiscard]] virtual std::vector<VcpuStats> vcpu_stats() const = 0;
+  [[nodiscard]] virtual std::vector<DeviceStats> device_stats() const = 0;
 };
 
 }  // namespace vmm

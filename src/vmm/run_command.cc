@@ -22,6 +22,7 @@
 #include "vmm/detach.h"
 #include "vmm/guest.h"
 #include "vmm/guest_config.h"
+#include "vmm/guest_resources.h"
 #include "vmm/host_check.h"
 #include "vmm/kvm_machine.h"
 #include "vmm/runtime_dir.h"
@@ -79,21 +80,30 @@ json::object statistics(const GuestConfig& config, const Guest& guest, const Con
                                  {"interrupted", vcpu.interrupted}});
   }
   stats["vcpu"] = std::move(vcpus);
+  json::array devices;
+  for (const auto& device : guest.device_stats()) {
+    json::object counters;
+    for (const auto& [counter, value] : device.counters) counters[counter] = value;
+    devices.push_back(json::object{{"name", device.name}, {"counters", std::move(counters)}});
+  }
+  stats["devices"] = std::move(devices);
   return stats;
 }
 
 // Everything that lives as long as the guest's process, on one event loop.
 class GuestProcess {
  public:
-  GuestProcess(kvm::System system, GuestConfig config, GuestName name)
+  GuestProcess(kvm::System system, GuestConfig config, GuestResources resources, GuestName name)
       : config_(std::move(config)),
+        resources_(std::move(resources)),
         system_(std::move(system)),
         name_(std::move(name)),
         console_(loop_),
         guest_(
             loop_, console_,
             [this](Machine::EventHandler on_event) {
-              return make_kvm_machine(system_, config_, console_, loop_, std::move(on_event));
+              return make_kvm_machine(system_, config_, resources_, console_, loop_,
+                                      std::move(on_event));
             },
             [this](Result<> result) {
               result_ = std::move(result);
@@ -198,6 +208,7 @@ class GuestProcess {
   }
 
   GuestConfig config_;
+  GuestResources resources_;
   kvm::System system_;
   GuestName name_;
   asio::io_context loop_{1};
@@ -226,6 +237,7 @@ Result<> run_here(const RunOptions& options, Detached* detached) {
   TRY(check_host(config, capabilities, host_memory()));
   TRY(const auto dir, runtime_dir());
   TRY(auto name, GuestName::claim(dir, config.name));
+  TRY(auto resources, GuestResources::open(config));
   const auto log_path = name.log_path();
   if (detached != nullptr) {
     TRY(detached->redirect(log_path));
@@ -233,7 +245,7 @@ Result<> run_here(const RunOptions& options, Detached* detached) {
       return fail(ErrorKind::kFailed, "cannot open {}", log_path.string());
     }
   }
-  GuestProcess process(std::move(system), std::move(config), std::move(name));
+  GuestProcess process(std::move(system), std::move(config), std::move(resources), std::move(name));
   const auto result = process.run(detached == nullptr, [detached] {
     if (detached != nullptr) detached->report_started();
   });

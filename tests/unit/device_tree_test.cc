@@ -175,5 +175,25 @@ TEST(FdtWriterTest, NodesThatDoNotMatchAreAnError) {
   expect_error(closed.finish(), ErrorKind::kFailed, "device tree");
 }
 
+TEST(DeviceTreeTest, EachVirtioSlotHasAWindowAndAnEdgeTriggeredInterruptOfItsOwn) {
+  auto config = small();
+  config.virtio_slots = layout::kVirtioSlots;
+  const auto fdt = build(config);
+  std::set<std::uint32_t> interrupts;
+  for (unsigned slot = 0; slot < config.virtio_slots; ++slot) {
+    const std::uint64_t base = 0x0a00'0000 + slot * 0x200ULL;
+    const auto path = fmt::format("/virtio_mmio@{:x}", base);
+    EXPECT_EQ(fdt.text(path, "compatible"), "virtio,mmio");
+    EXPECT_THAT(fdt.u64s(path, "reg"), ElementsAre(base, 0x200));
+    EXPECT_TRUE(fdt.has(path, "dma-coherent"));
+    const auto interrupt = fdt.cells(path, "interrupts");
+    EXPECT_THAT(interrupt, ElementsAre(0, 16 + slot, 1));
+    interrupts.insert(interrupt[1]);
+  }
+  EXPECT_EQ(interrupts.size(), layout::kVirtioSlots);
+  EXPECT_LT(*interrupts.rbegin(), layout::kSpiCount);
+  EXPECT_FALSE(build(small()).has_node("/virtio_mmio@a000000"));
+}
+
 }  // namespace
 }  // namespace vmm

@@ -102,7 +102,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"cpu", kRest + "[cpu]\ncount = 2\n", "5:1: unknown key cpu.count"},
         Bad{"console", kRest + "[console]\nlog = 'x'\n", "5:1: unknown key console.log"},
         Bad{"table", kRest + "[gpu]\n", "4:2: unknown key gpu"},
-        Bad{"list_of_tables", kRest + "[[disk]]\nid = 'a'\n", "4:3: unknown key disk"},
+        Bad{"list_of_tables", kRest + "[[gpu]]\nid = 'a'\n", "4:3: unknown key gpu"},
         Bad{"upper_case", "Memory = '64M'\n" + kRest, "1:1: unknown key Memory"}),
     name_of);
 

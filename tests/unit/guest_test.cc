@@ -30,6 +30,7 @@ class FakeMachine final : public Machine {
     return bytes.size();
   }
   std::vector<VcpuStats> vcpu_stats() const override { return std::vector<VcpuStats>(2); }
+  std::vector<DeviceStats> device_stats() const override { return std::vector<DeviceStats>(3); }
 
  private:
   Log& log_;
@@ -82,6 +83,7 @@ TEST(GuestTest, StartMakesAMachineAndRunsIt) {
   EXPECT_THAT(f.log, ElementsAre("new", "resume"));
   EXPECT_EQ(f.guest.state(), GuestState::kRunning);
   EXPECT_EQ(f.guest.vcpu_stats().size(), 2U);
+  EXPECT_EQ(f.guest.device_stats().size(), 3U);
   EXPECT_GE(f.guest.uptime(), 0ms);
 }
 
@@ -240,6 +242,7 @@ TEST(GuestTest, ARebootThatFailsEndsTheGuest) {
   ASSERT_EQ(f.ends.size(), 1U);
   expect_error(f.ends[0], ErrorKind::kHost, "cannot reboot the guest: no memory left");
   EXPECT_THAT(f.guest.vcpu_stats(), IsEmpty());
+  EXPECT_THAT(f.guest.device_stats(), IsEmpty());
 }
 
 TEST(GuestTest, ThePowerKeyIsReleasedAgain) {
