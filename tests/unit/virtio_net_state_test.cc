@@ -93,6 +93,7 @@ TEST_F(NetStateTest, MovesWithFramesThatWaitToBeSent) {
   rig.transport->resume();
   for (unsigned i = 0; i < VirtioRig::kQueueSize; ++i) {
     ASSERT_TRUE(rig.loop.settle());
+    rig.loop.advance(std::chrono::milliseconds(1));
     EXPECT_TRUE(port.receive() == make_frame(60'000, i)) << i;
   }
   EXPECT_EQ(port.receive(), std::nullopt);

@@ -123,7 +123,7 @@ TEST_F(NetTest, WaitsWhereThePortIsBusyAndLosesNothing) {
   ASSERT_TRUE(rig.loop.settle());
   for (unsigned i = 0; i < kFrames; ++i) {
     EXPECT_EQ(port.receive(), make_frame(60'000, i)) << i;
-    ASSERT_TRUE(rig.loop.settle());
+    rig.loop.advance(std::chrono::milliseconds(1));
   }
   EXPECT_EQ(counter("tx_packets"), kFrames);
   EXPECT_EQ(counter("tx_dropped"), 0U);
@@ -140,14 +140,14 @@ TEST_F(NetTest, ABusyPortKeepsNeitherResetNorStopWaiting) {
   unsigned received = 0;
   while (port.receive()) ++received;
   EXPECT_EQ(received, sent);
-  ASSERT_TRUE(rig.loop.settle());
+  rig.loop.advance(std::chrono::seconds(1));
   EXPECT_EQ(port.receive(), std::nullopt) << "sent while quiet";
   rig.transport->resume();
   ASSERT_TRUE(rig.loop.settle());
   EXPECT_GT(counter("tx_packets"), sent);
   rig.write(VIRTIO_MMIO_STATUS, 0);
   while (port.receive()) continue;
-  EXPECT_TRUE(rig.loop.settle());
+  rig.loop.advance(std::chrono::seconds(1));
   EXPECT_EQ(port.receive(), std::nullopt) << "sent after a reset";
 }
 

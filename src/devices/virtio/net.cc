@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -35,6 +36,9 @@ constexpr unsigned kReceiveBatches = 4;
 constexpr unsigned kSendFrames = 256;
 constexpr std::uint64_t kPublishBytes = 128 * 1024;
 constexpr unsigned kCommands = 16;
+// A tap takes what it is given unless somebody has bounded its send buffer: then it is asked again
+// at this distance.
+constexpr std::chrono::milliseconds kSendRetry{1};
 // More frames than a tap keeps by default (1000).
 constexpr unsigned kMostWaiting = 4096;
 
@@ -110,10 +114,9 @@ Net::Net(std::string name, PacketPort& port, const MacAddress& mac, EventLoop& l
       mtu_(port.unusual_mtu()),
       offered_(features_with(port)),
       readable_(loop.watch_readable(port.fd(), [this] { on_readable(); })),
-      writable_(loop.watch_writable(port.fd(), [this] { on_writable(); })),
+      retry_(loop.make_timer([this] { on_retry(); })),
       receiver_(port) {
   readable_->set_enabled(false);
-  writable_->set_enabled(false);
 }
 
 std::uint32_t Net::type() const {
@@ -164,7 +167,6 @@ void Net::activate() {
 void Net::reset() {
   listen(false);
   port_is_busy_ = false;
-  writable_->set_enabled(false);
   receiver_.forget();
   state_.announce_wanted = false;
   set_guest_offloads(0);
@@ -173,7 +175,6 @@ void Net::reset() {
 void Net::quiesce() {
   listen(false);
   port_is_busy_ = false;
-  writable_->set_enabled(false);
   if (Queue* rx = queue(kReceiveQueue)) receiver_.put_back(*rx);
 }
 
@@ -258,11 +259,10 @@ void Net::receive() {
 
 // --- Sending ---
 
-void Net::on_writable() {
+void Net::on_retry() {
   const MutexLock lock(mutex_);
   if (!active() || !port_is_busy_) return;
   port_is_busy_ = false;
-  writable_->set_enabled(false);
   if (queue(kTransmitQueue) != nullptr) transmit();
 }
 
@@ -287,7 +287,7 @@ void Net::transmit() {
         tx.undo_pop();
         publish(tx);
         port_is_busy_ = true;
-        writable_->set_enabled(true);
+        retry_->expires_after(kSendRetry);
         return;
       }
       tx.push(chain_, 0);

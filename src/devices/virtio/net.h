@@ -60,7 +60,7 @@ class Net final : public VirtioDevice {
   };
 
   void on_readable() VMM_EXCLUDES(mutex_);
-  void on_writable() VMM_EXCLUDES(mutex_);
+  void on_retry() VMM_EXCLUDES(mutex_);
   void receive() VMM_REQUIRES(mutex_);
   void listen(bool on) VMM_REQUIRES(mutex_);
   void transmit() VMM_REQUIRES(mutex_);
@@ -81,12 +81,12 @@ class Net final : public VirtioDevice {
   const std::optional<std::uint16_t> mtu_;
   const std::uint64_t offered_;
   const std::unique_ptr<Watch> readable_;
-  const std::unique_ptr<Watch> writable_;
+  const std::unique_ptr<LoopTimer> retry_;
 
   State state_ VMM_GUARDED_BY(mutex_);
   NetReceiver receiver_ VMM_GUARDED_BY(mutex_);
   bool listening_ VMM_GUARDED_BY(mutex_) = false;     // the port is watched for frames
-  bool port_is_busy_ VMM_GUARDED_BY(mutex_) = false;  // it is watched for room to send
+  bool port_is_busy_ VMM_GUARDED_BY(mutex_) = false;  // frames to send wait for retry_
   bool port_is_lost_ VMM_GUARDED_BY(mutex_) = false;
   Chain chain_ VMM_GUARDED_BY(mutex_);
 
