@@ -126,6 +126,9 @@ void MmioTransport::resume() {
   update_active();
   device_->resume();
   if (device_->active()) kick_all();
+  // KVM delivers an edge in its own time: where the machine has moved, the interrupt controller may
+  // have been saved before.
+  if (state_.interrupt_status != 0) interrupt_.trigger();
 }
 
 // --- Registers ---
@@ -373,6 +376,11 @@ Result<MmioTransport::State> MmioTransport::decode(ByteReader& reader) const {
       get_register<std::uint32_t>(reader, name(), "interrupt status", kAllCauses));
   TRY(state.config_generation, reader.get<std::uint32_t>());
   const bool agreed = (state.status & VIRTIO_CONFIG_S_FEATURES_OK) != 0;
+  const bool started = (state.status & VIRTIO_CONFIG_S_DRIVER_OK) != 0;
+  const bool broken = (state.status & VIRTIO_CONFIG_S_NEEDS_RESET) != 0;
+  if ((broken && !started) || (started && !agreed && !broken)) {
+    return fail(bad_state_field(name(), "status", state.status));
+  }
   if (agreed && !acceptable(state.driver_features)) {
     return fail(bad_state_field(name(), "features", state.driver_features));
   }
@@ -380,6 +388,9 @@ Result<MmioTransport::State> MmioTransport::decode(ByteReader& reader) const {
   if (queues != state_.queues.size()) return fail(bad_state_field(name(), "queues", queues));
   for (std::uint32_t index = 0; index < queues; ++index) {
     TRY(const auto queue, restore_queue(reader));
+    if (!started && queue.progress != QueueProgress{}) {
+      return fail(bad_state_field(name(), "progress of queue", index));
+    }
     state.queues.push_back(queue);
   }
   return state;
@@ -391,9 +402,6 @@ Result<> MmioTransport::restore(ByteReader& reader) {
   const bool running = is_running(state.status);
   std::vector<std::optional<Queue>> queues;
   if (running) {
-    if ((state.status & VIRTIO_CONFIG_S_FEATURES_OK) == 0) {
-      return fail(bad_state_field(name(), "status", state.status));
-    }
     auto made = with_context(make_queues(state), std::string(name()));
     if (!made) return fail(std::move(made).error());
     queues = std::move(made).value();

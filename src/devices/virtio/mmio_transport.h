@@ -38,6 +38,7 @@ class MmioTransport final : public Device, public MmioDevice, private Transport 
   [[nodiscard]] std::string_view name() const override { return device_->name(); }
   void reset() override;
   void save(ByteWriter& writer) const override;
+  // Of a stopped transport that was not used since create() or reset().
   [[nodiscard]] Result<> restore(ByteReader& reader) override;
 
   void mmio_read(std::uint64_t offset, std::span<std::byte> data) override;
