@@ -124,11 +124,11 @@ void MmioTransport::resume() {
   if (!quiet_) return;
   quiet_ = false;
   update_active();
-  device_->resume();
-  if (device_->active()) kick_all();
   // KVM delivers an edge in its own time: where the machine has moved, the interrupt controller may
   // have been saved before.
   if (state_.interrupt_status != 0) interrupt_.trigger();
+  device_->resume();
+  if (device_->active()) kick_all();
 }
 
 // --- Registers ---
