@@ -7,7 +7,9 @@ from pathlib import Path
 from lab.errors import LabError
 from lab.packages import need_tool
 
+LIBRARY_FOLDERS = ("lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib", "usr/lib")
 _NEEDED = re.compile(r"\(NEEDED\).*\[(.+)\]")
+_RUNPATH = re.compile(r"\((?:RUNPATH|RPATH)\).*\[(.+)\]")
 _INTERPRETER = re.compile(r"Requesting program interpreter: (\S+)\]")
 
 
@@ -20,10 +22,11 @@ def find(root: Path, path: str) -> Path:
     raise LabError(f"no {path} among the extracted packages")
 
 
-def _library(root: Path, name: str) -> Path:
-    for folder in ("lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib", "usr/lib"):
-        if (root / folder / name).exists():
-            return root / folder / name
+def _library(root: Path, name: str, runpath: list[str]) -> Path:
+    """The library `name`, first looked for where the file that needs it says (`runpath`)."""
+    for folder in (*runpath, *LIBRARY_FOLDERS):
+        if (root / folder.strip("/") / name).exists():
+            return root / folder.strip("/") / name
     raise LabError(f"no library {name} among the extracted packages")
 
 
@@ -46,6 +49,7 @@ def closure(root: Path, programs: list[str]) -> dict[str, Path]:
         text = subprocess.run(
             ["readelf", "-W", "-l", "-d", path], capture_output=True, text=True, check=False
         ).stdout
-        queue += [_library(root, name) for name in _NEEDED.findall(text)]
+        runpath = [folder for line in _RUNPATH.findall(text) for folder in line.split(":")]
+        queue += [_library(root, name, runpath) for name in _NEEDED.findall(text)]
         queue += [find(root, name) for name in _INTERPRETER.findall(text)]
     return found

@@ -20,7 +20,7 @@ FILES = REPOSITORY / "lab" / "rootfs"
 # What Debian's kernel needs as modules to be a lab host.
 HOST_MODULES = [
     "virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "9pnet_virtio", "9p", "tun", "bridge",
-    "loop", "ext4", "virtio_balloon",
+    "loop", "ext4", "crc32c_generic", "af_packet", "virtio_balloon",
 ]
 
 

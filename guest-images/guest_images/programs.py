@@ -9,13 +9,14 @@ from lab.artifacts import debian_packages
 from lab.errors import LabError
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-OURS = {"workload": "guest-images/workload/workload", "guest_init": "guest-images/init/guest_init"}
+OURS = {"workload": "guest-images/workload/workload", "guest_init": "guest-images/init/guest_init",
+        "recorder": "guest-images/recorder/recorder"}
 
 # Links made for busybox; each must be an applet that Debian's busybox-static has.
 APPLETS = """
 [ ash awk basename cat chmod chown chroot clear cmp cp cut date dd df dirname dmesg du echo egrep
-env expr false find free fsync getty grep gunzip gzip halt head hexdump hostname id ifconfig insmod
-ip kill killall less ln ls lsmod md5sum mkdir mkfifo mknod mktemp modprobe more mount mv nc nproc od
+env expr false find free fsync getty grep gunzip gzip halt head hexdump hostname httpd id ifconfig
+insmod ip kill killall less ln ls lsmod md5sum mkdir mkfifo mknod mktemp modprobe more mount mv nc nproc od
 ping poweroff printf ps pwd reboot reset rm rmdir rmmod route sed seq setsid sh sha256sum sleep sort
 stat stty sync sysctl tail tar tee test time timeout top touch tr true tty udhcpc umount uname uniq
 uptime usleep vi watch wc wget which xargs yes zcat

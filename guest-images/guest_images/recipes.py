@@ -1,7 +1,8 @@
 """The two guest images. Each is a folder with a kernel, an initrd.gz and a guest.cfg to start from.
 
 tiny    the lab's own kernel, busybox and the workload: a few MB, boots in a fraction of a second
-debian  Debian's unmodified kernel, with the modules it needs for the devices of vmm
+debian  Debian's unmodified kernel, with the modules it needs for the devices of vmm, and a root disk
+        (root.img) that the same initrd goes on from where the command line says so
 """
 
 import gzip
@@ -10,6 +11,7 @@ import io
 import shutil
 from pathlib import Path
 
+from guest_images.disk import base_files, make_root_disk
 from guest_images.programs import APPLETS, build_folder, busybox, our_programs
 from lab.artifacts import KernelArtifact, kernel
 from lab.cache import cached, file_hash
@@ -22,10 +24,10 @@ IMAGES = ("tiny", "debian")
 # What Debian builds as modules of all that vmm's machine has; the rest is in its kernel.
 DEBIAN_MODULES = [
     "gpio_keys", "evdev", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng",
-    "virtio_console", "virtio_balloon", "rtc_pl031", "gpio_pl061", "ext4",
+    "virtio_console", "virtio_balloon", "rtc_pl031", "gpio_pl061", "ext4", "crc32c_generic",
+    "af_packet",
 ]
 MODULE_LIST = "/lib/modules/load"
-PROFILE = "export PS1='guest:\\w# '\n"
 CONFIG = """\
 # Start with: vmm run guest.cfg
 name   = "{name}"
@@ -35,7 +37,12 @@ memory = "{memory}"
 [boot]
 kernel  = "{kernel}"
 initrd  = "initrd.gz"
-cmdline = "console=ttyAMA0"
+cmdline = "console=ttyAMA0{root}"
+"""
+DISK_CONFIG = """
+[[disk]]
+id   = "root"
+path = "root.img"
 """
 
 
@@ -51,7 +58,7 @@ def guest_image(name: str, build: Path | None = None) -> Path:
         "kernel": file_hash(chosen.image),
         "release": chosen.release,
         "programs": {item: hashlib.sha256(data).hexdigest() for item, data in programs.items()},
-        "recipe": [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))],
+        "recipe": [file_hash(path) for path in _sources()],
     }
 
     def fill(into: Path) -> None:
@@ -59,6 +66,12 @@ def guest_image(name: str, build: Path | None = None) -> Path:
             _make(name, chosen, programs, into)
 
     return cached(f"guest-{name}", key, fill)
+
+
+def _sources() -> list[Path]:
+    """The files that decide what the images are like, besides programs and kernels."""
+    folder = Path(__file__).parent
+    return sorted([*folder.glob("*.py"), *(folder.parent / "rootfs").iterdir()])
 
 
 def _make(name: str, chosen: KernelArtifact, programs: dict[str, bytes], into: Path) -> None:
@@ -69,27 +82,31 @@ def _make(name: str, chosen: KernelArtifact, programs: dict[str, bytes], into: P
         _add_modules(archive, chosen.modules, chosen.release)
     archive.finish()
     (into / "initrd.gz").write_bytes(gzip.compress(stream.getvalue(), compresslevel=9, mtime=0))
-    image = "Image" if name == "tiny" else "vmlinuz"
+    tiny = name == "tiny"
+    image = "Image" if tiny else "vmlinuz"
     shutil.copyfile(chosen.image, into / image)
-    memory = "128M" if name == "tiny" else "512M"
-    (into / "guest.cfg").write_text(CONFIG.format(name=name, memory=memory, kernel=image))
+    text = CONFIG.format(name=name, memory="128M" if tiny else "512M", kernel=image,
+                         root="" if tiny else " root=/dev/vda rw")
+    if not tiny:
+        make_root_disk(into / "root.img", programs)
+        text += DISK_CONFIG
+    (into / "guest.cfg").write_text(text)
 
 
 def _add_base(archive: CpioWriter, programs: dict[str, bytes]) -> None:
-    """What both images have: our init, busybox under all its names, and the workload."""
+    """What both images have: our init and programs, busybox under all its names, small files."""
     for folder in ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "bin"):
         archive.directory(folder)
     archive.device("dev/console", 5, 1)
     archive.device("dev/null", 1, 3, 0o666)
     archive.file("init", programs["guest_init"], 0o755)
-    archive.file("bin/workload", programs["workload"], 0o755)
-    archive.file("bin/busybox", programs["busybox"], 0o755)
+    for program in ("busybox", "recorder", "workload"):
+        archive.file(f"bin/{program}", programs[program], 0o755)
     for applet in APPLETS:
         archive.link(f"bin/{applet}", "busybox")
     archive.link("sbin", "bin")
-    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
-    archive.file("etc/group", b"root:x:0:\n")
-    archive.file("etc/profile", PROFILE.encode())
+    for path, (content, mode) in base_files().items():
+        archive.file(path, content, mode)
 
 
 def _add_modules(archive: CpioWriter, root: Path, release: str) -> None:

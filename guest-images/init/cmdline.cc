@@ -45,6 +45,17 @@ std::optional<std::string> parameter(std::string_view text, std::string_view nam
   return value;
 }
 
+std::optional<RootDisk> root_disk(std::string_view text) {
+  const auto device = parameter(text, "root");
+  if (!device) return std::nullopt;
+  RootDisk disk{*device, parameter(text, "rootfstype").value_or("ext4"), true,
+                parameter(text, "init").value_or("/sbin/init")};
+  for (const std::string& item : split_command_line(text)) {
+    if (item == "ro" || item == "rw") disk.read_only = item == "ro";
+  }
+  return disk;
+}
+
 std::string console_path(std::string_view active) {
   const std::size_t end = active.find_last_not_of(kBlanks);
   if (end == std::string_view::npos) return "/dev/console";

@@ -1,10 +1,14 @@
 // The first process of the guest images: mounts what programs expect, loads the listed modules,
-// runs a shell or a command on the console, and ends the system when the power key is pressed, the
-// command is over, or a program asks for it (busybox's poweroff, reboot and halt).
+// starts /etc/rc, runs a shell or a command on the console, and ends the system when the power key
+// is pressed, the command is over, or a program asks for it (busybox's poweroff, reboot and halt).
 //
 // Kernel command line:
+//   root=DEVICE         go on from this disk once the modules are loaded: its /sbin/init is started
+//                       instead of all the rest (rootfstype=, rw and init= as usual)
 //   vmm.run="COMMAND"   run COMMAND with the shell, print its status, power off
 //   vmm.shell           a shell on the console, started again when it ends (also the default)
+//
+// The system on the disk may have this program as its init, too; it is not in RAM then.
 
 #include <poll.h>
 #include <sys/signalfd.h>
@@ -19,12 +23,14 @@
 #include "init/modules.h"
 #include "init/power_key.h"
 #include "init/session.h"
+#include "init/switch_root.h"
 #include "init/system.h"
 
 namespace vmm::guest {
 namespace {
 
 constexpr const char* kModuleList = "/lib/modules/load";
+constexpr const char* kStartScript = "/etc/rc";
 
 // What the signals of busybox's poweroff, reboot and halt, and Ctrl-Alt-Del, ask init for.
 std::optional<Ending> ending_of(int signal) {
@@ -61,7 +67,7 @@ class Console {
     const std::vector<std::string> arguments =
         command_ ? std::vector<std::string>{"/bin/sh", "-c", *command_}
                  : std::vector<std::string>{"/bin/sh", "-l"};
-    auto pid = start_on_console(arguments, path_);
+    auto pid = start_on_console(arguments, path_, Terminal::kControlling);
     if (!pid) return say(pid.error());
     pid_ = pid.value();
   }
@@ -114,19 +120,39 @@ Fd take_signals() {
   return Fd(signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
 }
 
+// Leaves the initial RAM disk for the root disk, if the command line names one. A system without
+// its root has nothing to offer and powers off.
+void go_to_root_disk(const std::string& command_line) {
+  const auto disk = root_disk(command_line);
+  if (!disk || !runs_from_ram()) return;
+  const Error error = switch_root(*disk);
+  say(error);
+  end_system(Ending::kPowerOff);
+}
+
+// Starts the script that brings up network and services, where there is one.
+void start_services(const std::string& console) {
+  if (access(kStartScript, F_OK) != 0) return;
+  const auto pid = start_on_console({"/bin/sh", kStartScript}, console, Terminal::kPlain);
+  if (!pid) say(pid.error());
+}
+
 [[noreturn]] void run() {
   mount_all();
-  say("init reached uptime=" + uptime());
+  say((runs_from_ram() ? "init reached uptime=" : "init on disk uptime=") + uptime());
   const Fd signals = take_signals();
   setenv("PATH", "/bin:/sbin:/usr/bin:/usr/sbin", 1);
   setenv("HOME", "/root", 1);
   setenv("TERM", "vt102", 0);
-  sethostname("guest", 5);
   load_modules(kModuleList);
+  const auto read_line = slurp("/proc/cmdline");
+  if (!read_line) say(read_line.error());
+  const std::string command_line = read_line ? read_line.value() : "";
+  go_to_root_disk(command_line);
+  sethostname("guest", 5);
   PowerKey power_key;
-  const auto command_line = slurp("/proc/cmdline");
-  if (!command_line) say(command_line.error());
-  Console console(command_line ? command_line.value() : "");
+  Console console(command_line);
+  start_services(active_console());
   say(fmt::format("ready uptime={} cpus={}", uptime(), sysconf(_SC_NPROCESSORS_ONLN)));
   console.start();
   serve(signals, power_key, console);

@@ -11,14 +11,17 @@
 namespace vmm::guest {
 namespace {
 
-[[noreturn]] void become(const std::vector<std::string>& arguments, const std::string& console) {
+[[noreturn]] void become(const std::vector<std::string>& arguments, const std::string& console,
+                         Terminal terminal_use) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   setsid();
-  const int terminal = open(console.c_str(), O_RDWR);
+  const bool controlling = terminal_use == Terminal::kControlling;
+  const int terminal = open(console.c_str(), O_RDWR | (controlling ? 0 : O_NOCTTY));
   if (terminal >= 0) {
-    ioctl(terminal, TIOCSCTTY, 1);  // job control is a convenience; the program runs without it
+    // Job control is a convenience; the program runs without it.
+    if (controlling) ioctl(terminal, TIOCSCTTY, 1);
     for (const int standard : {0, 1, 2}) dup2(terminal, standard);
     if (terminal > 2) close(terminal);
   }
@@ -34,10 +37,10 @@ namespace {
 }  // namespace
 
 Result<pid_t> start_on_console(const std::vector<std::string>& arguments,
-                               const std::string& console) {
+                               const std::string& console, Terminal terminal_use) {
   const pid_t pid = fork();
   if (pid < 0) return fail_errno(ErrorKind::kFailed, "fork for {}", arguments.front());
-  if (pid == 0) become(arguments, console);
+  if (pid == 0) become(arguments, console, terminal_use);
   return pid;
 }
 

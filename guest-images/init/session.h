@@ -9,9 +9,13 @@
 
 namespace vmm::guest {
 
-// Starts a program with the console as its input, output and controlling terminal, all signals
+// Whether a program gets the console as its controlling terminal. Only one can have it: the end of
+// its session hangs the console up.
+enum class Terminal { kControlling, kPlain };
+
+// Starts a program in a session of its own with the console as its input and output, all signals
 // unblocked. `arguments`: path first. Returns the process id.
 [[nodiscard]] Result<pid_t> start_on_console(const std::vector<std::string>& arguments,
-                                             const std::string& console);
+                                             const std::string& console, Terminal terminal_use);
 
 }  // namespace vmm::guest

@@ -61,9 +61,11 @@ void unmount_disks() {
     if (device.starts_with("/dev/")) paths.push_back(path);
   }
   for (auto path = paths.rbegin(); path != paths.rend(); ++path) {
-    if (umount2(path->c_str(), 0) != 0) {
-      say(system_error(ErrorKind::kFailed, "unmount {}", *path));
-    }
+    // The root stays in use; made read-only, its file system is as clean as if it were unmounted.
+    const bool root = *path == "/";
+    const int failed = root ? mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY, nullptr)
+                            : umount2(path->c_str(), 0);
+    if (failed != 0) say(system_error(ErrorKind::kFailed, "unmount {}", *path));
   }
 }
 
@@ -87,10 +89,18 @@ std::string uptime() {
 void mount_all() {
   for (const MountPoint& point : kMountPoints) {
     mkdir(point.path, 0755);  // a failure shows in the mount
-    if (mount(point.type, point.path, point.type, point.flags, point.data) != 0 && errno != EBUSY) {
+    if (is_mount_point(point.path)) continue;
+    if (mount(point.type, point.path, point.type, point.flags, point.data) != 0) {
       say(system_error(ErrorKind::kFailed, "mount {} on {}", point.type, point.path));
     }
   }
+}
+
+bool is_mount_point(const std::string& path) {
+  struct stat inside {};
+  struct stat above {};
+  return stat(path.c_str(), &inside) == 0 && stat((path + "/..").c_str(), &above) == 0 &&
+         inside.st_dev != above.st_dev;
 }
 
 Result<std::string> slurp(const std::string& path) {

@@ -16,8 +16,11 @@ void say(const Error& error);
 [[nodiscard]] std::string uptime();
 
 // Mounts /proc, /sys, /dev and what programs expect below them. What is mounted already is left
-// alone; every other failure is printed.
+// alone; every failure is printed.
 void mount_all();
+
+// Whether the file system that holds `path` is mounted there. False where there is no such file.
+[[nodiscard]] bool is_mount_point(const std::string& path);
 
 // Contents of a small file such as /proc/cmdline.
 [[nodiscard]] Result<std::string> slurp(const std::string& path);

@@ -22,6 +22,11 @@ def toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def table(kind: str, **values: object) -> str:
+    """One device of a guest configuration: table("[[disk]]", id="root", path="/dev/vda")."""
+    return "\n".join([kind, *(f"{key} = {toml(value)}" for key, value in values.items())]) + "\n"
+
+
 def guest_config(
     name: str,
     image: str = "tiny",
@@ -31,8 +36,10 @@ def guest_config(
     features: Sequence[str] = (),
     console_file: str | None = None,
     kernel: str | None = None,
+    devices: str = "",
 ) -> str:
-    """Text of a guest configuration for an image; `cmdline` comes after the console parameter."""
+    """Text of a guest configuration for an image; `cmdline` comes after the console parameter,
+    `devices` are tables that stand as they are at the end."""
     lines = [
         f"name = {toml(name)}",
         f"vcpus = {vcpus}",
@@ -46,7 +53,7 @@ def guest_config(
     ]
     if console_file is not None:
         lines += ["[console]", f"file = {toml(console_file)}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + devices
 
 
 def run_command(command: str) -> str:

@@ -35,6 +35,21 @@ TEST(CommandLineTest, TheLastOfAParameterCounts) {
   EXPECT_EQ(parameter("a=1 a=2", "a"), "2");
 }
 
+TEST(RootDiskTest, IsOnlyThereWhereTheCommandLineNamesIt) {
+  EXPECT_EQ(root_disk("quiet vmm.run=\"mount root=/dev/vda\""), std::nullopt);
+  EXPECT_EQ(root_disk("root=/dev/vda quiet"), (RootDisk{"/dev/vda", "ext4", true, "/sbin/init"}));
+}
+
+TEST(RootDiskTest, TypeAndFirstProgramCanBeNamed) {
+  EXPECT_EQ(root_disk("root=/dev/vdb1 rootfstype=ext2 init=/bin/sh"),
+            (RootDisk{"/dev/vdb1", "ext2", true, "/bin/sh"}));
+}
+
+TEST(RootDiskTest, TheLastOfReadOnlyAndWritableCounts) {
+  EXPECT_FALSE(root_disk("root=/dev/vda ro rw")->read_only);
+  EXPECT_TRUE(root_disk("root=/dev/vda rw ro")->read_only);
+}
+
 TEST(ConsolePathTest, IsThePreferredConsole) {
   EXPECT_EQ(console_path("ttyAMA0\n"), "/dev/ttyAMA0");
   EXPECT_EQ(console_path("tty0 ttyAMA0\n"), "/dev/ttyAMA0");
