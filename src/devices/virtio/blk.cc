@@ -150,7 +150,6 @@ void Blk::process(unsigned index) {
   Queue& taken = *queue(index);
   std::size_t budget = requests_.size();
   Result<> begun = success();
-  starved_ = false;
   do {
     taken.disable_kicks();
     while (budget != 0 && !free_.empty()) {
@@ -170,8 +169,8 @@ void Blk::process(unsigned index) {
       publish(taken);
       return transport().needs_reset(begun.error());
     }
-    starved_ = free_.empty();
-    if (starved_ || !taken.enable_kicks()) break;
+    // With as many requests under way as the queue holds, the driver cannot have more.
+    if (!taken.enable_kicks() || free_.empty()) break;
     if (budget == 0) transport().process_again(index);
   } while (budget != 0);
   publish(taken);
@@ -288,10 +287,7 @@ void Blk::answer_id(Request& request) {
 
 void Blk::on_io_ready() {
   const MutexLock lock(mutex_);
-  if (!give_back_done()) return;
-  if (!active()) return;
-  if (starved_) return process(0);
-  publish(*queue(0));
+  if (give_back_done() && active()) publish(*queue(0));
 }
 
 // False where nothing was done.
@@ -383,7 +379,6 @@ void Blk::reset() {
   }
   free_.clear();
   requests_.clear();
-  starved_ = false;
 }
 
 void Blk::quiesce() {

@@ -108,7 +108,6 @@ class Blk final : public VirtioDevice {
   std::vector<Request> requests_ VMM_GUARDED_BY(mutex_);  // as many as the queue has descriptors
   std::vector<Request*> free_ VMM_GUARDED_BY(mutex_);
   std::vector<ImageRequest*> done_ VMM_GUARDED_BY(mutex_);
-  bool starved_ VMM_GUARDED_BY(mutex_) = false;  // requests wait for one of requests_
   Counts counts_ VMM_GUARDED_BY(mutex_);
   std::unique_ptr<Watch> watch_;
 };
