@@ -1,19 +1,16 @@
 #include "vmm/client_commands.h"
 
 #include <fmt/format.h>
-#include <poll.h>
-#include <unistd.h>
 
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
 
-#include <algorithm>
-#include <array>
-#include <cerrno>
+#include <cstdio>
+#include <thread>
 
 #include "vmm/control_client.h"
+#include "vmm/guest_config.h"
 #include "vmm/runtime_dir.h"
-#include "vmm/terminal.h"
 
 namespace vmm {
 namespace json = boost::json;
@@ -24,6 +21,9 @@ namespace {
 constexpr ControlClient::Timeout kReplyTimeout{10'000};
 // `vmm list` asks many guests, and one that is stuck must not hide the others.
 constexpr ControlClient::Timeout kListTimeout{2'000};
+// What a guest that runs needs to tell about its memory.
+constexpr std::chrono::milliseconds kStatisticsTimeout{1'000};
+constexpr std::chrono::milliseconds kStatisticsPoll{20};
 
 void print(std::string_view text) {
   // What a closed standard output does not take is nobody's loss.
@@ -188,40 +188,59 @@ Result<> print_guest_stats(const std::string& name, bool as_json) {
   return success();
 }
 
-Result<> attach_console(const std::string& name) {
-  TRY(auto client, ControlClient::connect(name));
-  TRY(client.call("console.attach", {}, kReplyTimeout));
-  TRY(const auto terminal, RawTerminal::enter());
-  const bool tty = ::isatty(STDIN_FILENO) != 0;
-  const Fd output(::dup(STDOUT_FILENO));
-  TRY(write_all(output, std::as_bytes(std::span(client.received())), "standard output"));
+namespace {
 
-  std::array<pollfd, 2> sources{pollfd{client.fd().get(), POLLIN, 0},
-                                pollfd{STDIN_FILENO, POLLIN, 0}};
-  std::array<std::byte, 4096> buffer{};
-  for (;;) {
-    if (::poll(sources.data(), sources.size(), -1) < 0) {
-      if (errno == EINTR) continue;
-      return fail_errno(ErrorKind::kFailed, "cannot wait for the console");
-    }
-    if (sources[0].revents != 0) {
-      const ssize_t n = ::read(client.fd().get(), buffer.data(), buffer.size());
-      if (n <= 0) return success();  // the guest has ended
-      TRY(write_all(output, std::span(buffer).first(static_cast<std::size_t>(n)),
-                    "standard output"));
-    }
-    if (sources[1].revents != 0) {
-      const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
-      if (n <= 0) {
-        sources[1].fd = -1;  // no more input; output goes on until the guest's end
-        continue;
-      }
-      const auto bytes = std::span(buffer).first(static_cast<std::size_t>(n));
-      const auto escape = tty ? std::ranges::find(bytes, kEscapeKey) : bytes.end();
-      TRY(write_all(client.fd(), {bytes.begin(), escape}, "the guest's console"));
-      if (escape != bytes.end()) return success();
+// What the guest's balloon says, with statistics that are new if the guest answers at once.
+Result<json::value> fresh_balloon(ControlClient& client) {
+  TRY(auto balloon, client.call("balloon.get", {}, kReplyTimeout));
+  TRY(const auto before, integer(balloon, "statistics_updates"));
+  // A guest that has never told any has no driver that would.
+  const auto deadline = std::chrono::steady_clock::now() + kStatisticsTimeout;
+  while (before != 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(kStatisticsPoll);
+    TRY(balloon, client.call("balloon.get", {}, kReplyTimeout));
+    TRY(const auto now, integer(balloon, "statistics_updates"));
+    if (now != before) break;
+  }
+  return balloon;
+}
+
+std::string mebibytes(std::int64_t bytes) {
+  return fmt::format("{}.{} MiB", bytes >> 20, (bytes & ((1 << 20) - 1)) * 10 >> 20);
+}
+
+}  // namespace
+
+Result<> balloon_guest(const std::string& name, const std::optional<std::string>& size,
+                       bool as_json) {
+  std::optional<std::uint64_t> target;
+  if (size) {
+    TRY(target, parse_size(*size));
+  }
+  TRY(auto client, ControlClient::connect(name));
+  if (target) {
+    TRY(client.call("balloon.set", {{"target", *target}}, kReplyTimeout));
+  }
+  TRY(const auto balloon, fresh_balloon(client));
+  if (as_json) {
+    print(json::serialize(balloon) + "\n");
+    return success();
+  }
+  TRY(const auto wanted, integer(balloon, "target"));
+  TRY(const auto actual, integer(balloon, "actual"));
+  TRY(const auto* statistics, member(balloon, "statistics"));
+  std::string table = fmt::format("{:<20} {:>16}\n{:<20} {:>16}\n", "target", mebibytes(wanted),
+                                  "actual", mebibytes(actual));
+  if (const auto* values = statistics->if_object()) {
+    for (const auto& [key, unused] : *values) {
+      TRY(const auto value, integer(*statistics, key));
+      const bool counts = key.ends_with("_faults") || key.starts_with("hugetlb_");
+      table += fmt::format("{:<20} {:>16}\n", std::string_view(key),
+                           counts ? std::to_string(value) : mebibytes(value));
     }
   }
+  print(table);
+  return success();
 }
 
 }  // namespace vmm

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -17,7 +18,9 @@ namespace vmm {
 [[nodiscard]] Result<> stop_guest(const std::string& name, std::chrono::seconds timeout);
 [[nodiscard]] Result<> kill_guest(const std::string& name);
 [[nodiscard]] Result<> print_guest_stats(const std::string& name, bool as_json);
-// Connects the terminal to the guest's console until Ctrl-] or the guest's end.
-[[nodiscard]] Result<> attach_console(const std::string& name);
+// Sets how much memory the guest shall give up, where a size ("512M") is given, and prints how much
+// it has given up and what it says about its memory.
+[[nodiscard]] Result<> balloon_guest(const std::string& name,
+                                     const std::optional<std::string>& size, bool as_json);
 
 }  // namespace vmm

@@ -5,7 +5,6 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include <algorithm>
-#include <array>
 
 namespace vmm {
 namespace {
@@ -49,13 +48,20 @@ void Console::flush() {
   }
 }
 
-void Console::uart_has_space() {
-  if (!feed_posted_.exchange(true)) boost::asio::post(loop_, [this] { feed_uart(); });
+void Console::device_has_space() {
+  if (!feed_posted_.exchange(true)) boost::asio::post(loop_, [this] { feed_device(); });
 }
 
-void Console::connect_uart(UartInput uart) {
-  uart_ = std::move(uart);
-  feed_uart();
+void Console::connect_device(DeviceInput input, DeviceResize resize) {
+  device_input_ = std::move(input);
+  device_resize_ = std::move(resize);
+  if (size_ && device_resize_) device_resize_(*size_);
+  feed_device();
+}
+
+void Console::resize(TerminalSize size) {
+  size_ = size;
+  if (device_resize_) device_resize_(size);
 }
 
 void Console::attach(ConsoleListener& listener) {
@@ -71,29 +77,27 @@ void Console::detach(ConsoleListener& listener) {
 
 void Console::input(std::span<const std::byte> bytes) {
   input_.insert(input_.end(), bytes.begin(), bytes.end());
-  feed_uart();
+  feed_device();
 }
 
 boost::asio::awaitable<void> Console::input_space() {
-  while (input_.size() >= kMaxInput) {
+  while (input_size() >= kMaxInput) {
     boost::system::error_code cancelled;
     co_await input_drained_.async_wait(
         boost::asio::redirect_error(boost::asio::use_awaitable, cancelled));
   }
 }
 
-void Console::feed_uart() {
+void Console::feed_device() {
   feed_posted_ = false;
-  if (!uart_) return;
-  std::array<std::byte, Pl011::kFifoDepth> chunk{};
-  while (!input_.empty()) {
-    const auto size = std::min(chunk.size(), input_.size());
-    std::copy_n(input_.begin(), size, chunk.begin());
-    const auto taken = uart_(std::span(chunk).first(size));
-    input_.erase(input_.begin(), input_.begin() + static_cast<std::ptrdiff_t>(taken));
-    if (taken < size) break;
+  if (!device_input_) return;
+  if (input_size() != 0) input_start_ += device_input_(std::span(input_).subspan(input_start_));
+  // Not for every byte: what has gone is cut off when it is half of all there is.
+  if (input_start_ >= input_size()) {
+    input_.erase(input_.begin(), input_.begin() + static_cast<std::ptrdiff_t>(input_start_));
+    input_start_ = 0;
   }
-  if (input_.size() < kMaxInput) input_drained_.cancel();
+  if (input_size() < kMaxInput) input_drained_.cancel();
 }
 
 }  // namespace vmm

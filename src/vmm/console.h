@@ -10,10 +10,11 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
-#include "devices/pl011.h"
+#include "devices/serial_sink.h"
 
 namespace vmm {
 
@@ -24,24 +25,34 @@ class ConsoleListener {
   virtual void console_output(std::span<const std::byte> bytes) = 0;
 };
 
-// The guest's serial console: output from vCPU threads goes to any number of listeners, input from
-// them to the UART. It outlives the machine, so that a reboot does not cut anybody off.
+// In characters; 0 is unknown.
+struct TerminalSize {
+  std::uint16_t cols = 0;
+  std::uint16_t rows = 0;
+  [[nodiscard]] bool operator==(const TerminalSize&) const = default;
+};
+
+// What is at the other end of a guest's serial port or virtio console: output of the device goes to
+// any number of listeners, input from them to the device. It outlives the machine, so that a reboot
+// does not cut anybody off.
 //
-// Threads: write() and uart_has_space() from any; everything else from the event loop.
+// Threads: write() and device_has_space() from any; everything else from the event loop.
 class Console final : public SerialSink {
  public:
-  // Input for the UART: returns how many bytes it took.
-  using UartInput = std::function<std::size_t(std::span<const std::byte>)>;
+  // Input for the device: returns how many bytes it took.
+  using DeviceInput = std::function<std::size_t(std::span<const std::byte>)>;
+  using DeviceResize = std::function<void(TerminalSize)>;
 
   explicit Console(boost::asio::io_context& loop);
 
   // Output of the guest; what comes faster than the listeners take it is dropped and counted.
   void write(std::span<const std::byte> bytes) override;
-  // The UART may take bytes again.
-  void uart_has_space();
+  // The device may take bytes again.
+  void device_has_space();
 
-  // Connects the UART of a new machine; an empty function disconnects.
-  void connect_uart(UartInput uart);
+  // Connects the device of a new machine; an empty function disconnects. resize is called with the
+  // size of the terminal once it is known, and when it changes.
+  void connect_device(DeviceInput input, DeviceResize resize = {});
 
   // The listener gets the most recent output first. Detach before it goes.
   void attach(ConsoleListener& listener);
@@ -52,6 +63,9 @@ class Console final : public SerialSink {
   void input(std::span<const std::byte> bytes);
   [[nodiscard]] boost::asio::awaitable<void> input_space();
 
+  // The size of whose terminal has changed last is that of the console.
+  void resize(TerminalSize size);
+
   // Hands all output written so far to the listeners.
   void flush();
 
@@ -59,7 +73,8 @@ class Console final : public SerialSink {
   [[nodiscard]] std::uint64_t dropped_bytes() const { return dropped_bytes_; }
 
  private:
-  void feed_uart();
+  [[nodiscard]] std::size_t input_size() const { return input_.size() - input_start_; }
+  void feed_device();
 
   boost::asio::io_context& loop_;
   std::mutex mutex_;
@@ -70,8 +85,11 @@ class Console final : public SerialSink {
 
   std::vector<ConsoleListener*> listeners_;
   std::deque<std::byte> history_;
-  UartInput uart_;
-  std::deque<std::byte> input_;
+  DeviceInput device_input_;
+  DeviceResize device_resize_;
+  std::optional<TerminalSize> size_;
+  std::vector<std::byte> input_;
+  std::size_t input_start_ = 0;              // what lies before is the device's already
   boost::asio::steady_timer input_drained_;  // never expires; cancelled when there is space
 };
 

@@ -21,6 +21,7 @@
 
 namespace vmm {
 namespace asio = boost::asio;
+namespace json = boost::json;
 
 namespace {
 
@@ -51,7 +52,8 @@ class ControlServer::Session final : public ConsoleListener {
 
   // The server goes; the coroutine goes later, with the event loop.
   void abandon() {
-    server_->console_.detach(*this);
+    if (console_ != nullptr) console_->detach(*this);
+    console_ = nullptr;
     server_ = nullptr;
   }
 
@@ -64,12 +66,12 @@ class ControlServer::Session final : public ConsoleListener {
       if (error) co_return;
       const std::string line = received.substr(0, length);
       received.erase(0, length);
-      bool attach_console = false;
-      const std::string reply = server_->answer(line, attach_console);
+      Console* console = nullptr;
+      const std::string reply = server_->answer(line, console);
       co_await asio::async_write(socket_, asio::buffer(reply), into(error));
       if (error) co_return;
-      if (attach_console) {
-        co_await serve_console(received);
+      if (console != nullptr) {
+        co_await serve_console(*console, received);
         co_return;
       }
     }
@@ -89,18 +91,20 @@ class ControlServer::Session final : public ConsoleListener {
   }
 
  private:
-  asio::awaitable<void> serve_console(std::string received) {
-    server_->console_.attach(*this);
-    server_->console_.input(std::as_bytes(std::span(received)));
+  asio::awaitable<void> serve_console(Console& console, std::string received) {
+    console_ = &console;
+    console.attach(*this);
+    console.input(std::as_bytes(std::span(received)));
     std::array<std::byte, 1024> buffer{};
     boost::system::error_code error;
     for (;;) {
-      co_await server_->console_.input_space();
+      co_await console.input_space();
       const std::size_t size = co_await socket_.async_read_some(asio::buffer(buffer), into(error));
       if (error) break;
-      server_->console_.input(std::span(buffer).first(size));
+      console.input(std::span(buffer).first(size));
     }
-    server_->console_.detach(*this);
+    console.detach(*this);
+    console_ = nullptr;
     // A write still under way refers to this session: wait for it to see the closed socket.
     socket_.close(error);
     while (writing_) co_await asio::post(server_->loop_, asio::use_awaitable);
@@ -119,15 +123,20 @@ class ControlServer::Session final : public ConsoleListener {
                       });
   }
 
-  ControlServer* server_;  // null once it has gone
+  ControlServer* server_;       // null once it has gone
+  Console* console_ = nullptr;  // that this is attached to
   Socket socket_;
   std::vector<std::byte> backlog_;
   std::vector<std::byte> in_flight_;
   bool writing_ = false;
 };
 
-ControlServer::ControlServer(asio::io_context& loop, Console& console)
-    : loop_(loop), acceptor_(loop), console_(console) {}
+ControlServer::ControlServer(asio::io_context& loop, Console& serial_console,
+                             Console* virtio_console)
+    : loop_(loop),
+      acceptor_(loop),
+      serial_console_(serial_console),
+      virtio_console_(virtio_console) {}
 
 ControlServer::~ControlServer() {
   for (Session* session : sessions_) session->abandon();
@@ -135,8 +144,9 @@ ControlServer::~ControlServer() {
 
 Result<std::unique_ptr<ControlServer>> ControlServer::listen(asio::io_context& loop,
                                                              const std::filesystem::path& socket,
-                                                             Console& console) {
-  std::unique_ptr<ControlServer> server(new ControlServer(loop, console));
+                                                             Console& serial_console,
+                                                             Console* virtio_console) {
+  std::unique_ptr<ControlServer> server(new ControlServer(loop, serial_console, virtio_console));
   boost::system::error_code error;
   if (socket.string().size() >= sizeof(sockaddr_un::sun_path)) {
     return fail(ErrorKind::kUsage, "{} is too long for a socket's path", socket.string());
@@ -179,20 +189,58 @@ asio::awaitable<void> ControlServer::accept() {
   }
 }
 
-std::string ControlServer::answer(const std::string& line, bool& attach_console) const {
+Result<Console*> ControlServer::console_for(const json::object& params) const {
+  const json::value* device = params.if_contains("device");
+  if (device == nullptr) return virtio_console_ != nullptr ? virtio_console_ : &serial_console_;
+  if (*device == "serial") return &serial_console_;
+  if (*device != "virtio") {
+    return fail(ErrorKind::kUsage, "device is neither \"virtio\" nor \"serial\"");
+  }
+  if (virtio_console_ == nullptr) {
+    return fail(ErrorKind::kFailed, "the guest has no virtio console, only the serial one");
+  }
+  return virtio_console_;
+}
+
+Result<json::value> ControlServer::resize(const json::object& params) const {
+  const auto characters = [&params](std::string_view key) -> Result<std::uint16_t> {
+    const json::value* value = params.if_contains(key);
+    boost::system::error_code error;
+    const auto number = value != nullptr ? value->to_number<std::uint16_t>(error) : 0;
+    if (value == nullptr || error) {
+      return fail(ErrorKind::kUsage, "{} is not a number from 0 to 65535", key);
+    }
+    return number;
+  };
+  TRY(const auto cols, characters("cols"));
+  TRY(const auto rows, characters("rows"));
+  if (virtio_console_ == nullptr) {
+    return fail(ErrorKind::kFailed, "the guest's serial console has no size");
+  }
+  virtio_console_->resize({cols, rows});
+  return json::value(json::object());
+}
+
+std::string ControlServer::answer(const std::string& line, Console*& console) const {
   const auto request = parse_rpc_request(line);
   if (!request) return format_rpc_error(request.error());
   const auto& [id, method, params] = request.value();
+  const auto reply = [&id](const Result<json::value>& result) {
+    return result ? format_rpc_result(id, result.value()) : format_rpc_error(id, result.error());
+  };
   if (method == "console.attach") {
-    attach_console = true;
-    return format_rpc_result(id, boost::json::object());
+    const auto found = console_for(params);
+    if (!found) return format_rpc_error(id, found.error());
+    console = found.value();
+    return format_rpc_result(
+        id, json::object{{"device", console == virtio_console_ ? "virtio" : "serial"}});
   }
+  if (method == "console.resize") return reply(resize(params));
   const auto found = methods_.find(method);
   if (found == methods_.end()) {
     return format_rpc_error(RpcError{kRpcMethodNotFound, "unknown method " + method, id});
   }
-  const auto result = found->second(params);
-  return result ? format_rpc_result(id, result.value()) : format_rpc_error(id, result.error());
+  return reply(found->second(params));
 }
 
 }  // namespace vmm

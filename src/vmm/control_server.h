@@ -24,30 +24,35 @@ class ControlServer {
  public:
   using Method = std::function<Result<boost::json::value>(const boost::json::object&)>;
 
-  // console must outlive the event loop's last handler. The socket's folder must exist.
+  // The consoles must outlive the event loop's last handler; virtio_console is null where the guest
+  // has none. The socket's folder must exist.
   [[nodiscard]] static Result<std::unique_ptr<ControlServer>> listen(
-      boost::asio::io_context& loop, const std::filesystem::path& socket, Console& console);
+      boost::asio::io_context& loop, const std::filesystem::path& socket, Console& serial_console,
+      Console* virtio_console = nullptr);
 
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
   ~ControlServer();
 
   // Adds a method; call before the loop runs. "console.attach" is the server's own: after its reply
-  // the connection carries the console's bytes.
+  // the connection carries the console's bytes. So is "console.resize".
   void add_method(const std::string& name, Method method);
 
  private:
   class Session;
   using Socket = boost::asio::local::stream_protocol::socket;
 
-  ControlServer(boost::asio::io_context& loop, Console& console);
+  ControlServer(boost::asio::io_context& loop, Console& serial_console, Console* virtio_console);
   [[nodiscard]] boost::asio::awaitable<void> accept();
-  // The reply to one line.
-  [[nodiscard]] std::string answer(const std::string& line, bool& attach_console) const;
+  // The reply to one line; console is set to the one to attach to, if that was asked for.
+  [[nodiscard]] std::string answer(const std::string& line, Console*& console) const;
+  [[nodiscard]] Result<Console*> console_for(const boost::json::object& params) const;
+  [[nodiscard]] Result<boost::json::value> resize(const boost::json::object& params) const;
 
   boost::asio::io_context& loop_;
   boost::asio::local::stream_protocol::acceptor acceptor_;
-  Console& console_;
+  Console& serial_console_;
+  Console* const virtio_console_;
   std::map<std::string, Method> methods_;
   std::set<Session*> sessions_;
 };

@@ -25,10 +25,11 @@ std::string_view to_string(GuestState state) {
   return "unknown";
 }
 
-Guest::Guest(boost::asio::io_context& loop, Console& console, MachineFactory factory,
-             EndHandler on_end)
+Guest::Guest(boost::asio::io_context& loop, Console& console, Console* virtio_console,
+             MachineFactory factory, EndHandler on_end)
     : loop_(loop),
       console_(console),
+      virtio_console_(virtio_console),
       factory_(std::move(factory)),
       on_end_(std::move(on_end)),
       key_release_(loop),
@@ -50,13 +51,23 @@ Result<> Guest::make_machine() {
           if (generation == generation_) handle_event(event);
         });
       }));
-  console_.connect_uart(
+  console_.connect_device(
       [this](std::span<const std::byte> bytes) { return machine_->serial_input(bytes); });
+  if (virtio_console_ != nullptr) {
+    virtio_console_->connect_device(
+        [this](std::span<const std::byte> bytes) { return machine_->virtio_console_input(bytes); },
+        [this](TerminalSize size) { machine_->set_console_size(size.cols, size.rows); });
+  }
+  if (virtio::Balloon* balloon = machine_->balloon()) {
+    balloon->set_target(balloon_target_);
+    balloon->set_statistics_period(balloon_period_);
+  }
   return success();
 }
 
 void Guest::drop_machine() {
-  console_.connect_uart({});
+  console_.connect_device({});
+  if (virtio_console_ != nullptr) virtio_console_->connect_device({});
   key_release_.cancel();
   ++generation_;
   machine_.reset();
@@ -87,6 +98,33 @@ Result<> Guest::press_power_key() {
     if (!error && machine_) machine_->set_power_key(false);
   });
   return success();
+}
+
+Result<virtio::Balloon*> Guest::balloon() {
+  if (state_ == GuestState::kEnded) return fail(ErrorKind::kFailed, "the guest has ended");
+  virtio::Balloon* balloon = machine_->balloon();
+  if (balloon == nullptr) return fail(ErrorKind::kFailed, "the guest has no balloon");
+  return balloon;
+}
+
+Result<> Guest::set_balloon_target(std::uint64_t bytes) {
+  TRY(auto* device, balloon());
+  balloon_target_ = bytes;
+  device->set_target(bytes);
+  return success();
+}
+
+Result<> Guest::set_balloon_period(std::chrono::seconds period) {
+  TRY(auto* device, balloon());
+  balloon_period_ = period;
+  device->set_statistics_period(period);
+  return success();
+}
+
+Result<virtio::Balloon::Status> Guest::balloon_status() {
+  TRY(auto* device, balloon());
+  device->request_statistics();
+  return device->status();
 }
 
 void Guest::kill(Error reason) {
@@ -127,6 +165,7 @@ void Guest::end(Result<> result) {
   state_ = GuestState::kEnded;
   drop_machine();
   console_.flush();
+  if (virtio_console_ != nullptr) virtio_console_->flush();
   on_end_(std::move(result));
 }
 

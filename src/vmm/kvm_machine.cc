@@ -111,11 +111,11 @@ class KvmMachine final : public Machine {
         rtc_(rtc_line_, clock_, alarm_),
         gpio_(gpio_line_) {
     alarm_.connect(rtc_);
-    uart_.set_on_rx_space([&console] { console.uart_has_space(); });
+    uart_.set_on_rx_space([&console] { console.device_has_space(); });
   }
 
   [[nodiscard]] Result<> build(const GuestConfig& config, const GuestResources& resources,
-                               Console& console, const EventHandler& on_event) {
+                               Console& virtio_console, const EventHandler& on_event) {
     const auto& ram = memory_.regions()[0];
     TRY(vm_.set_memory(0, ram.ipa, ram.bytes));
 
@@ -146,7 +146,13 @@ class KvmMachine final : public Machine {
     TRY(bus_.add(layout::kUart.base, layout::kUart.size, uart_));
     TRY(bus_.add(layout::kRtc.base, layout::kRtc.size, rtc_));
     TRY(bus_.add(layout::kGpio.base, layout::kGpio.size, gpio_));
-    TRY(auto devices, make_virtio_devices(config, resources, memory_, device_loop_, console));
+    TRY(auto devices,
+        make_virtio_devices(config, resources, memory_, device_loop_, virtio_console));
+    balloon_ = devices.balloon;
+    virtio_console_ = devices.console;
+    if (virtio_console_ != nullptr) {
+      virtio_console_->set_on_rx_space([&virtio_console] { virtio_console.device_has_space(); });
+    }
     for (auto& device : devices.slots) {
       auto plugged = with_context(plug(std::move(device)), "virtio device");
       if (!plugged) return plugged;
@@ -177,6 +183,14 @@ class KvmMachine final : public Machine {
   [[nodiscard]] std::size_t serial_input(std::span<const std::byte> bytes) override {
     return uart_.receive(bytes);
   }
+
+  [[nodiscard]] std::size_t virtio_console_input(std::span<const std::byte> bytes) override {
+    return virtio_console_ != nullptr ? virtio_console_->receive(bytes) : 0;
+  }
+  void set_console_size(std::uint16_t cols, std::uint16_t rows) override {
+    if (virtio_console_ != nullptr) virtio_console_->set_size(cols, rows);
+  }
+  [[nodiscard]] virtio::Balloon* balloon() override { return balloon_; }
 
   [[nodiscard]] std::vector<VcpuStats> vcpu_stats() const override {
     std::vector<VcpuStats> stats;
@@ -229,6 +243,8 @@ class KvmMachine final : public Machine {
   Pl031 rtc_;
   Pl061 gpio_;
   std::vector<VirtioSlot> slots_;
+  virtio::Balloon* balloon_ = nullptr;         // in a slot, if there is one
+  virtio::Console* virtio_console_ = nullptr;  // likewise
   MmioBus bus_;
   std::vector<std::unique_ptr<VcpuThread>> threads_;
 };
@@ -238,13 +254,14 @@ class KvmMachine final : public Machine {
 Result<std::unique_ptr<Machine>> make_kvm_machine(const kvm::System& system,
                                                   const GuestConfig& config,
                                                   const GuestResources& resources, Console& console,
+                                                  Console& virtio_console,
                                                   boost::asio::io_context& loop,
                                                   Machine::EventHandler on_event) {
   TRY(auto memory, GuestMemory::create(layout::kRamBase, config.memory,
                                        config.hugetlb ? Backing::kHugetlb : Backing::kAnonymous));
   TRY(auto vm, system.create_vm(ipa_bits_for(config.memory)));
   auto machine = std::make_unique<KvmMachine>(std::move(vm), std::move(memory), console, loop);
-  TRY(machine->build(config, resources, console, on_event));
+  TRY(machine->build(config, resources, virtio_console, on_event));
   return std::unique_ptr<Machine>(std::move(machine));
 }
 

@@ -14,9 +14,10 @@
 namespace vmm {
 
 // Builds the machine of a configuration on KVM and loads what it boots. resources are those of the
-// configuration; they, console and loop must outlive the machine.
+// configuration; they, the consoles and loop must outlive the machine.
 [[nodiscard]] Result<std::unique_ptr<Machine>> make_kvm_machine(
     const kvm::System& system, const GuestConfig& config, const GuestResources& resources,
-    Console& console, boost::asio::io_context& loop, Machine::EventHandler on_event);
+    Console& console, Console& virtio_console, boost::asio::io_context& loop,
+    Machine::EventHandler on_event);
 
 }  // namespace vmm

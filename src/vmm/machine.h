@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/device.h"
 #include "vmm/vcpu_thread.h"
 
@@ -47,6 +48,11 @@ class Machine {
   virtual void set_power_key(bool pressed) = 0;
   // Offers console input; returns how many bytes were taken.
   [[nodiscard]] virtual std::size_t serial_input(std::span<const std::byte> bytes) = 0;
+  [[nodiscard]] virtual std::size_t virtio_console_input(std::span<const std::byte> bytes) = 0;
+  // Of the virtio console, in characters.
+  virtual void set_console_size(std::uint16_t cols, std::uint16_t rows) = 0;
+  // Null where the guest has none.
+  [[nodiscard]] virtual virtio::Balloon* balloon() = 0;
   [[nodiscard]] virtual std::vector<VcpuStats> vcpu_stats() const = 0;
   [[nodiscard]] virtual std::vector<DeviceStats> device_stats() const = 0;
 };

@@ -2,10 +2,12 @@
 #include <CLI/CLI.hpp>
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/log.h"
 #include "vmm/client_commands.h"
+#include "vmm/console_client.h"
 #include "vmm/run_command.h"
 
 namespace vmm {
@@ -45,7 +47,9 @@ CLI::App* add_guest_command(CLI::App& app, const std::string& name, const std::s
 void add_guest_commands(CLI::App& app, Action& action) {
   static std::string name;
   static bool json = false;
+  static bool serial = false;
   static std::int64_t timeout = 60;
+  static std::optional<std::string> size;
 
   auto* list = app.add_subcommand("list", "List the running guests");
   list->add_flag("--json", json, "Print JSON");
@@ -67,9 +71,18 @@ void add_guest_commands(CLI::App& app, Action& action) {
 
   add_guest_command(app, "kill", "End a guest at once, as a power cut does", name)
       ->callback([&action] { action = [] { return kill_guest(name); }; });
-  add_guest_command(app, "console", "Connect the terminal to a guest's console; Ctrl-] leaves",
-                    name)
-      ->callback([&action] { action = [] { return attach_console(name); }; });
+  auto* console = add_guest_command(
+      app, "console", "Connect the terminal to a guest's console; Ctrl-] leaves", name);
+  console->add_flag("--serial", serial, "The serial console, though there is a virtio console");
+  console->callback([&action] { action = [] { return attach_console(name, serial); }; });
+
+  auto* balloon =
+      app.add_subcommand("balloon", "Show or set how much memory a guest gives back to the host");
+  balloon->add_option("guest", name, "Name of the guest")->required()->type_name("NAME");
+  balloon->add_option("size", size, "What the guest shall give back from now on, such as 512M or 0")
+      ->type_name("SIZE");
+  balloon->add_flag("--json", json, "Print JSON");
+  balloon->callback([&action] { action = [] { return balloon_guest(name, size, json); }; });
 
   auto* stats = add_guest_command(app, "stats", "Show what a guest has used and done", name);
   stats->add_flag("--json", json, "Print JSON");

@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "kvm/system.h"
+#include "vmm/balloon_control.h"
 #include "vmm/console.h"
 #include "vmm/control_server.h"
 #include "vmm/detach.h"
@@ -99,11 +100,12 @@ class GuestProcess {
         system_(std::move(system)),
         name_(std::move(name)),
         console_(loop_),
+        virtio_console_(loop_),
         guest_(
-            loop_, console_,
+            loop_, console_, virtio_console(),
             [this](Machine::EventHandler on_event) {
-              return make_kvm_machine(system_, config_, resources_, console_, loop_,
-                                      std::move(on_event));
+              return make_kvm_machine(system_, config_, resources_, console_, virtio_console_,
+                                      loop_, std::move(on_event));
             },
             [this](Result<> result) {
               result_ = std::move(result);
@@ -118,9 +120,11 @@ class GuestProcess {
       if (!file) return fail(std::move(file).error().add_context("console file"));
       TRY(file_output_, FdOutput::open(loop_, file.value().get()));
       console_.attach(*file_output_);
+      virtio_console_.attach(*file_output_);
     }
-    TRY(server_, ControlServer::listen(loop_, name_.socket_path(), console_));
+    TRY(server_, ControlServer::listen(loop_, name_.socket_path(), console_, virtio_console()));
     add_methods();
+    add_balloon_methods(*server_, guest_, config_.memory);
     TRY(guest_.start());
     wait_for_signal();
     on_started();
@@ -130,14 +134,23 @@ class GuestProcess {
     }
     TRY(const auto terminal, RawTerminal::enter());
     TRY(terminal_output_, FdOutput::open(loop_, STDOUT_FILENO));
-    console_.attach(*terminal_output_);
+    terminal_console().attach(*terminal_output_);
     asio::co_spawn(loop_, pass_input(), asio::detached);
+    follow_terminal_size();
     loop_.run();
     terminal_output_->drain();
     return std::move(result_);
   }
 
  private:
+  [[nodiscard]] Console* virtio_console() {
+    return config_.virtio_console ? &virtio_console_ : nullptr;
+  }
+  // The console that is on the terminal in the foreground.
+  [[nodiscard]] Console& terminal_console() {
+    return config_.virtio_console ? virtio_console_ : console_;
+  }
+
   void add_methods() {
     const auto done = [](Result<> result) -> Result<json::value> {
       if (!result) return fail(std::move(result).error());
@@ -197,11 +210,18 @@ class GuestProcess {
     });
   }
 
+  void follow_terminal_size() {
+    if (const auto size = terminal_size()) terminal_console().resize(*size);
+    window_changes_.async_wait([this](const boost::system::error_code& error, int) {
+      if (!error) follow_terminal_size();
+    });
+  }
+
   asio::awaitable<void> pass_input() {
     for (;;) {
       const bool escaped = co_await read_terminal(
-          [this](std::span<const std::byte> bytes) { console_.input(bytes); },
-          [this]() -> asio::awaitable<void> { co_await console_.input_space(); });
+          [this](std::span<const std::byte> bytes) { terminal_console().input(bytes); },
+          [this]() -> asio::awaitable<void> { co_await terminal_console().input_space(); });
       if (!escaped) co_return;
       request_shutdown();
     }
@@ -213,7 +233,9 @@ class GuestProcess {
   GuestName name_;
   asio::io_context loop_{1};
   asio::signal_set signals_{loop_, SIGTERM, SIGINT, SIGHUP};
+  asio::signal_set window_changes_{loop_, SIGWINCH};
   Console console_;
+  Console virtio_console_;  // in use where the guest has one
   std::unique_ptr<FdOutput> file_output_;
   std::unique_ptr<FdOutput> terminal_output_;
   std::unique_ptr<ControlServer> server_;

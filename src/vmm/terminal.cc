@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -82,6 +83,14 @@ Result<RawTerminal> RawTerminal::enter() {
 
 RawTerminal::~RawTerminal() {
   if (active_) restore_settings();
+}
+
+std::optional<TerminalSize> terminal_size() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO}) {
+    winsize size{};
+    if (::ioctl(fd, TIOCGWINSZ, &size) == 0) return TerminalSize{size.ws_col, size.ws_row};
+  }
+  return std::nullopt;
 }
 
 Result<std::unique_ptr<FdOutput>> FdOutput::open(boost::asio::io_context& loop, int fd) {

@@ -36,6 +36,9 @@ class RawTerminal {
   bool active_;
 };
 
+// Size of the terminal on standard input, or else output; nothing where neither is one.
+[[nodiscard]] std::optional<TerminalSize> terminal_size();
+
 // Writes console output to a descriptor (terminal, pipe, file) from the event loop, never blocking
 // it: what cannot be written at once is queued, and beyond 1 MiB dropped.
 class FdOutput final : public ConsoleListener {

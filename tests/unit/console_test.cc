@@ -42,7 +42,7 @@ class ConsoleTest : public ::testing::Test {
   // A UART that has room for so many bytes until more is given.
   void connect_uart(std::size_t room) {
     room_ = room;
-    console_.connect_uart([this](std::span<const std::byte> bytes) {
+    console_.connect_device([this](std::span<const std::byte> bytes) {
       const auto taken = std::min(room_, bytes.size());
       room_ -= taken;
       uart_ += text_of(bytes.first(taken));
@@ -136,13 +136,13 @@ TEST_F(ConsoleTest, InputWaitsForAUartAndForItsRoom) {
   connect_uart(0);
   EXPECT_EQ(uart_, "");
   room_ = 2;
-  console_.uart_has_space();
+  console_.device_has_space();
   EXPECT_EQ(uart_, "") << "not on the thread of the vCPU";
   poll();
   EXPECT_EQ(uart_, "ab");
   room_ = 100;
-  console_.uart_has_space();
-  console_.uart_has_space();
+  console_.device_has_space();
+  console_.device_has_space();
   poll();
   EXPECT_EQ(uart_, "abc");
   input("defg");
@@ -156,7 +156,7 @@ TEST_F(ConsoleTest, InputGoesToTheUartInPiecesOfAnySize) {
   for (std::size_t i = 1; uart_.size() < text.size(); ++i) {
     ASSERT_LT(i, 2000U);
     room_ = i % 70;
-    console_.uart_has_space();
+    console_.device_has_space();
     poll();
   }
   EXPECT_EQ(uart_, text);
@@ -165,13 +165,30 @@ TEST_F(ConsoleTest, InputGoesToTheUartInPiecesOfAnySize) {
 TEST_F(ConsoleTest, InputOfARebootGoesToTheNewUart) {
   connect_uart(1);
   input("abc");
-  console_.connect_uart({});
+  console_.connect_device({});
   input("d");
-  console_.uart_has_space();  // late, of the old one
+  console_.device_has_space();  // late, of the old one
   poll();
   EXPECT_EQ(uart_, "a");
   connect_uart(100);
   EXPECT_EQ(uart_, "abcd");
+}
+
+TEST_F(ConsoleTest, TheSizeOfTheTerminalIsToldNowAndAfterAReboot) {
+  std::vector<TerminalSize> sizes;
+  const auto connect = [&] {
+    console_.connect_device([](std::span<const std::byte>) { return std::size_t{0}; },
+                            [&sizes](TerminalSize size) { sizes.push_back(size); });
+  };
+  connect();
+  EXPECT_TRUE(sizes.empty()) << "nothing is known yet";
+  console_.resize({80, 24});
+  console_.connect_device({});
+  console_.resize({132, 43});
+  connect();
+  EXPECT_THAT(sizes, ::testing::ElementsAre(TerminalSize{80, 24}, TerminalSize{132, 43}));
+  console_.connect_device([](std::span<const std::byte>) { return std::size_t{0}; });
+  console_.resize({1, 2});  // a device without a size
 }
 
 TEST_F(ConsoleTest, ReadersWaitWhileTheGuestDoesNotListen) {
@@ -189,11 +206,11 @@ TEST_F(ConsoleTest, ReadersWaitWhileTheGuestDoesNotListen) {
   poll();
   EXPECT_EQ(reads, kMaxInput / 1024);
   room_ = 1024;
-  console_.uart_has_space();
+  console_.device_has_space();
   poll();
   EXPECT_EQ(reads, kMaxInput / 1024 + 1);
   room_ = 1 << 20;
-  console_.uart_has_space();
+  console_.device_has_space();
   poll();
   EXPECT_EQ(reads, 100);
   EXPECT_EQ(uart_.size(), 100U * 1024);
@@ -211,7 +228,7 @@ TEST_F(ConsoleTest, WritersOnOtherThreadsLoseNothing) {
     writers.emplace_back([this] {
       for (int j = 0; j < kWrites; ++j) {
         write("0123456789");
-        if (j % 16 == 0) console_.uart_has_space();
+        if (j % 16 == 0) console_.device_has_space();
       }
     });
   }

@@ -28,8 +28,9 @@ constexpr ControlClient::Timeout kTimeout{10'000};
 // A server on a loop in a thread of its own, and a console whose input is kept.
 class ControlTest : public ::testing::Test {
  protected:
-  ControlTest() {
-    auto listening = ControlServer::listen(*loop_, socket_, *console_);
+  explicit ControlTest(bool has_virtio_console = false)
+      : virtio_console_(has_virtio_console ? std::make_unique<Console>(*loop_) : nullptr) {
+    auto listening = ControlServer::listen(*loop_, socket_, *console_, virtio_console_.get());
     if (!listening) {
       ADD_FAILURE() << listening.error().message();
       std::abort();
@@ -41,7 +42,7 @@ class ControlTest : public ::testing::Test {
     server_->add_method("fail", [](const json::object& params) -> Result<json::value> {
       return fail(Error(static_cast<ErrorKind>(params.at("kind").as_int64()), "it failed"));
     });
-    console_->connect_uart([this](std::span<const std::byte> bytes) {
+    console_->connect_device([this](std::span<const std::byte> bytes) {
       const std::lock_guard lock(mutex_);
       uart_ += text_of(bytes);
       return bytes.size();
@@ -57,6 +58,7 @@ class ControlTest : public ::testing::Test {
     thread_.join();
     server_.reset();
     console_.reset();
+    virtio_console_.reset();
     loop_.reset();
   }
   [[nodiscard]] ControlClient connect() const {
@@ -116,6 +118,7 @@ class ControlTest : public ::testing::Test {
   const std::filesystem::path socket_ = dir_ / "web.sock";
   std::unique_ptr<boost::asio::io_context> loop_ = std::make_unique<boost::asio::io_context>(1);
   std::unique_ptr<Console> console_ = std::make_unique<Console>(*loop_);
+  std::unique_ptr<Console> virtio_console_;
   std::unique_ptr<ControlServer> server_;
   mutable std::mutex mutex_;
   std::string uart_;
@@ -217,6 +220,98 @@ TEST_F(ControlTest, ConsoleInputReachesTheUart) {
   send(client, "{\"jsonrpc\"\n");  // no request any more
   for (int i = 0; i < 1000 && uart().size() < 14; ++i) std::this_thread::sleep_for(1ms);
   EXPECT_EQ(uart(), "ls\r{\"jsonrpc\"\n");
+}
+
+TEST_F(ControlTest, AGuestWithoutVirtioConsoleHasTheSerialOne) {
+  output("serial");
+  auto client = connect();
+  const auto reply = client.call("console.attach", {{"device", "serial"}}, kTimeout);
+  ASSERT_TRUE(reply) << reply.error().message();
+  EXPECT_EQ(reply.value(), (json::value{{"device", "serial"}}));
+  auto other = connect();
+  expect_error(other.call("console.attach", {{"device", "virtio"}}, kTimeout), ErrorKind::kFailed,
+               "no virtio console");
+  for (const json::value& device : {json::value("hvc0"), json::value(1), json::value(nullptr)}) {
+    expect_error(other.call("console.attach", {{"device", device}}, kTimeout), ErrorKind::kUsage,
+                 "device");
+  }
+  expect_error(other.call("console.resize", {{"cols", 80}, {"rows", 24}}, kTimeout),
+               ErrorKind::kFailed, "no size");
+  EXPECT_EQ(other.call("console.attach", {}, kTimeout).value(), reply.value());
+}
+
+// A server of a guest with both consoles.
+class TwoConsolesTest : public ControlTest {
+ protected:
+  TwoConsolesTest() : ControlTest(true) {}
+
+  std::string attached(const json::object& params) {
+    auto client = connect();
+    const auto reply = client.call("console.attach", params, kTimeout);
+    if (!reply) return reply.error().message();
+    const auto device = std::string(reply.value().at("device").as_string());
+    return device + ": " +
+           (client.received() +
+            receive(client, 4 - std::min<std::size_t>(4, client.received().size())));
+  }
+};
+
+TEST_F(TwoConsolesTest, TheVirtioConsoleIsTheOneUnlessTheSerialOneIsAskedFor) {
+  output("tty0");
+  virtio_console_->write(bytes_of("hvc0"));
+  wait_for_loop();
+  EXPECT_EQ(attached({}), "virtio: hvc0");
+  EXPECT_EQ(attached({{"device", "virtio"}}), "virtio: hvc0");
+  EXPECT_EQ(attached({{"device", "serial"}}), "serial: tty0");
+}
+
+TEST_F(TwoConsolesTest, EachConsoleHasItsOwnInput) {
+  std::string hvc;
+  std::promise<void> connected;
+  boost::asio::post(*loop_, [&] {
+    virtio_console_->connect_device([&](std::span<const std::byte> bytes) {
+      const std::lock_guard lock(mutex_);
+      hvc += text_of(bytes);
+      return bytes.size();
+    });
+    connected.set_value();
+  });
+  connected.get_future().wait();
+  auto virtio = connect();
+  ASSERT_TRUE(virtio.call("console.attach", {}, kTimeout));
+  auto serial = connect();
+  ASSERT_TRUE(serial.call("console.attach", {{"device", "serial"}}, kTimeout));
+  send(virtio, "virtio");
+  send(serial, "serial");
+  const auto both = [&] {
+    const std::lock_guard lock(mutex_);
+    return hvc + " " + uart_;
+  };
+  for (int i = 0; i < 1000 && both() != "virtio serial"; ++i) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(both(), "virtio serial");
+  stop();
+}
+
+TEST_F(TwoConsolesTest, TheSizeOfATerminalReachesTheDevice) {
+  std::vector<TerminalSize> sizes;
+  std::promise<void> connected;
+  boost::asio::post(*loop_, [&] {
+    virtio_console_->connect_device([](std::span<const std::byte>) { return std::size_t{0}; },
+                                    [&](TerminalSize size) { sizes.push_back(size); });
+    connected.set_value();
+  });
+  connected.get_future().wait();
+  auto client = connect();
+  EXPECT_TRUE(client.call("console.resize", {{"cols", 80}, {"rows", 24}}, kTimeout));
+  for (const json::object& params :
+       {json::object{}, json::object{{"cols", 1}}, json::object{{"cols", -1}, {"rows", 1}},
+        json::object{{"cols", 1}, {"rows", 65536}}, json::object{{"cols", "x"}, {"rows", 1}}}) {
+    expect_error(client.call("console.resize", params, kTimeout), ErrorKind::kUsage,
+                 "is not a number from 0 to 65535");
+  }
+  EXPECT_TRUE(client.call("console.resize", {{"cols", 65535}, {"rows", 0}}, kTimeout));
+  stop();
+  EXPECT_THAT(sizes, ::testing::ElementsAre(TerminalSize{80, 24}, TerminalSize{65535, 0}));
 }
 
 TEST_F(ControlTest, ADetachedConsoleIsGone) {

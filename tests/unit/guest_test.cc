@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "virtio_rig.h"
 #include "vmm_support.h"
 
 namespace vmm {
@@ -19,7 +20,10 @@ using Log = std::vector<std::string>;
 
 class FakeMachine final : public Machine {
  public:
-  FakeMachine(Log& log, std::string& uart) : log_(log), uart_(uart) { log_.push_back("new"); }
+  FakeMachine(Log& log, std::string& uart, std::string& hvc, virtio::Balloon* balloon)
+      : log_(log), uart_(uart), hvc_(hvc), balloon_(balloon) {
+    log_.push_back("new");
+  }
   ~FakeMachine() override { log_.push_back("gone"); }
 
   void resume() override { log_.push_back("resume"); }
@@ -29,12 +33,22 @@ class FakeMachine final : public Machine {
     uart_ += text_of(bytes);
     return bytes.size();
   }
+  std::size_t virtio_console_input(std::span<const std::byte> bytes) override {
+    hvc_ += text_of(bytes);
+    return bytes.size();
+  }
+  void set_console_size(std::uint16_t cols, std::uint16_t rows) override {
+    log_.push_back(fmt::format("{}x{}", cols, rows));
+  }
+  virtio::Balloon* balloon() override { return balloon_; }
   std::vector<VcpuStats> vcpu_stats() const override { return std::vector<VcpuStats>(2); }
   std::vector<DeviceStats> device_stats() const override { return std::vector<DeviceStats>(3); }
 
  private:
   Log& log_;
   std::string& uart_;
+  std::string& hvc_;
+  virtio::Balloon* balloon_;
 };
 
 class Recorder final : public ConsoleListener {
@@ -47,11 +61,11 @@ class Recorder final : public ConsoleListener {
 struct Fixture {
   Fixture()
       : guest(
-            loop, console,
+            loop, console, &virtio_console,
             [this](Machine::EventHandler on_event) -> Result<std::unique_ptr<Machine>> {
               if (factory_fails) return fail(ErrorKind::kHost, "no memory left");
               handlers.push_back(std::move(on_event));
-              return std::unique_ptr<Machine>(new FakeMachine(log, uart));
+              return std::unique_ptr<Machine>(new FakeMachine(log, uart, hvc, balloon));
             },
             [this](Result<> result) { ends.push_back(std::move(result)); }) {}
 
@@ -66,10 +80,13 @@ struct Fixture {
 
   boost::asio::io_context loop;
   Console console{loop};
+  Console virtio_console{loop};
+  virtio::Balloon* balloon = nullptr;  // of the machine that is made next
   bool factory_fails = false;
   std::vector<Machine::EventHandler> handlers;
   Log log;
   std::string uart;
+  std::string hvc;
   std::vector<Result<>> ends;
   Guest guest;
 };
@@ -289,7 +306,7 @@ TEST(GuestTest, TheConsoleIsConnectedToThePresentMachine) {
   EXPECT_EQ(f.uart, "early one two");
   f.send(GuestEvent::kShutdown);
   f.console.input(bytes_of("late"));
-  f.console.uart_has_space();
+  f.console.device_has_space();
   f.poll();
   EXPECT_EQ(f.uart, "early one two");
 }
@@ -298,17 +315,67 @@ TEST(GuestTest, TheLastOutputIsHandedOverBeforeTheEnd) {
   Fixture f;
   Recorder listener;
   f.console.attach(listener);
+  f.virtio_console.attach(listener);
   std::string at_end;
   Guest guest(
-      f.loop, f.console,
+      f.loop, f.console, &f.virtio_console,
       [&](Machine::EventHandler) -> Result<std::unique_ptr<Machine>> {
-        return std::unique_ptr<Machine>(new FakeMachine(f.log, f.uart));
+        return std::unique_ptr<Machine>(new FakeMachine(f.log, f.uart, f.hvc, nullptr));
       },
       [&](const Result<>&) { at_end = listener.text; });
   ASSERT_TRUE(guest.start());
-  f.console.write(bytes_of("Power down"));
+  f.console.write(bytes_of("Power "));
+  f.virtio_console.write(bytes_of("down"));
   guest.kill(make_error(ErrorKind::kFailed, "killed"));
   EXPECT_EQ(at_end, "Power down");
+}
+
+TEST(GuestTest, TheVirtioConsoleIsConnectedToThePresentMachineWithItsSize) {
+  Fixture f;
+  f.virtio_console.resize({132, 43});
+  f.virtio_console.input(bytes_of("early "));
+  ASSERT_TRUE(f.guest.start());
+  EXPECT_THAT(f.log, ElementsAre("new", "132x43", "resume"));
+  f.virtio_console.resize({80, 24});
+  f.send(GuestEvent::kReset);
+  EXPECT_THAT(f.log,
+              ElementsAre("new", "132x43", "resume", "80x24", "gone", "new", "80x24", "resume"));
+  f.virtio_console.input(bytes_of("late"));
+  EXPECT_EQ(f.hvc, "early late");
+  EXPECT_EQ(f.uart, "");
+  f.send(GuestEvent::kShutdown);
+  f.virtio_console.resize({1, 1});
+  f.virtio_console.input(bytes_of("!"));
+  EXPECT_EQ(f.hvc, "early late");
+}
+
+TEST(GuestTest, BalloonCommandsWithoutABalloonAreErrors) {
+  Fixture f;
+  ASSERT_TRUE(f.guest.start());
+  expect_error(f.guest.set_balloon_target(1 << 20), ErrorKind::kFailed, "has no balloon");
+  expect_error(f.guest.set_balloon_period(1s), ErrorKind::kFailed, "has no balloon");
+  expect_error(f.guest.balloon_status(), ErrorKind::kFailed, "has no balloon");
+  f.send(GuestEvent::kShutdown);
+  expect_error(f.guest.balloon_status(), ErrorKind::kFailed, "has ended");
+}
+
+TEST(GuestTest, WhatTheBalloonIsAskedForHoldsOverReboots) {
+  virtio::VirtioRig first;
+  virtio::VirtioRig second;
+  Fixture f;
+  const auto put = [&f](virtio::VirtioRig& rig) {
+    rig.attach(std::make_unique<virtio::Balloon>(rig.memory, rig.loop));
+    f.balloon = dynamic_cast<virtio::Balloon*>(&rig.transport->device());
+  };
+  put(first);
+  ASSERT_TRUE(f.guest.start());
+  EXPECT_TRUE(f.guest.set_balloon_target(1 << 20));
+  EXPECT_TRUE(f.guest.set_balloon_period(5s));
+  EXPECT_EQ(f.guest.balloon_status().value().target, 1U << 20);
+  put(second);
+  f.send(GuestEvent::kReset);
+  EXPECT_EQ(f.guest.balloon_status().value().target, 1U << 20);
+  EXPECT_TRUE(second.loop.has_timer_set());
 }
 
 TEST(GuestTest, AGuestThatGoesWithEventsQueuedLeavesNothingBehind) {
