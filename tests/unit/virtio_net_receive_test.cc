@@ -291,6 +291,18 @@ TEST_F(NetEventIndexTest, NothingIsMissedAndKicksAreFew) {
   EXPECT_EQ(kicks_, 1U) << "buffers were there";
 }
 
+TEST_F(NetEventIndexTest, EveryCommandIsAnswered) {
+  for (unsigned round = 0; round < 5; ++round) {
+    // As many as are handled in one turn, and then some.
+    for (unsigned i = 0; i < kBuffers; ++i) rig.add(kControl, {{kRigBuffers, 1, true}});
+    kick_if_wanted(kControl);
+    for (unsigned i = 0; i < kBuffers; ++i) EXPECT_TRUE(rig.take_used(kControl)) << i;
+    rig.add(kControl, {{kRigBuffers, 1, true}});
+    kick_if_wanted(kControl);
+    EXPECT_TRUE(rig.take_used(kControl)) << round;
+  }
+}
+
 TEST_F(NetEventIndexTest, BuffersThatRunOutAreAskedFor) {
   for (unsigned i = 0; i < 100; ++i) {
     add_buffers(2, 2048);

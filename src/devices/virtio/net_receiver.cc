@@ -16,7 +16,6 @@ namespace {
 constexpr std::size_t kHeader = sizeof(virtio_net_hdr_v1);
 constexpr std::size_t kVlanTag = 4;
 constexpr std::size_t kShortFrame = kHeader + ETH_HLEN + kVlanTag + ETH_DATA_LEN;
-static_assert(NetReceiver::kMaxFrame == kHeader + ETH_HLEN + kVlanTag + 65535);
 
 // After this many short frames the next one is expected to be short, too.
 constexpr unsigned kShortRun = 64;
@@ -26,9 +25,9 @@ constexpr unsigned kBatchFrames = 64;
 constexpr std::size_t kBatchBytes = 128 * 1024;
 // Held buffers and the spill must fit one readv() (UIO_MAXIOV).
 constexpr std::size_t kMaxParts = 1024;
-// The most segments that one more buffer can have is the size of the queue.
-constexpr std::size_t kMaxHeld = 256;
-constexpr std::size_t kMaxHeldSegments = kMaxParts - 1 - kMaxHeld;
+// One more buffer can have as many segments as the queue has descriptors.
+constexpr std::size_t kMaxQueue = 256;
+constexpr std::size_t kMaxHeldSegments = kMaxParts - 1 - kMaxQueue;
 
 }  // namespace
 
@@ -57,7 +56,7 @@ Result<NetReceiver::Outcome> NetReceiver::receive(Queue& queue, bool mergeable) 
 }
 
 Result<> NetReceiver::gather(Queue& queue, std::size_t bytes) {
-  while (held_bytes_ < bytes && held_count_ < held_.size() && held_segments_ < kMaxHeldSegments) {
+  while (held_bytes_ < bytes && held_count_ < kMaxHeld && held_segments_ < kMaxHeldSegments) {
     Chain& chain = held(held_count_);
     TRY(const bool found, queue.pop(chain));
     if (!found) break;
@@ -75,8 +74,7 @@ ssize_t NetReceiver::read_frame(std::size_t wanted) {
   parts_.clear();
   frame_in_place_ = 0;
   for (std::size_t i = 0; i < held_count_ && frame_in_place_ < wanted; ++i) {
-    const auto segments = held(i).writable();
-    parts_.insert(parts_.end(), segments.begin(), segments.end());
+    for (const iovec& segment : held(i).writable()) parts_.push_back(segment);
     frame_in_place_ += held(i).writable_bytes();
   }
   parts_.push_back({spill_.data(), spill_.size()});
@@ -98,7 +96,7 @@ Result<bool> NetReceiver::deliver(Queue& queue, bool mergeable) {
     }
     const std::size_t room = mergeable ? held_bytes_ : frame_in_place_;
     if (room < frame_bytes_) {
-      const bool can_wait = mergeable && held_count_ < queue.size() && held_count_ < held_.size() &&
+      const bool can_wait = mergeable && held_count_ < queue.size() && held_count_ < kMaxHeld &&
                             held_segments_ < kMaxHeldSegments;
       if (can_wait) return false;
       drop_frame();
@@ -119,9 +117,7 @@ Result<bool> NetReceiver::deliver(Queue& queue, bool mergeable) {
 void NetReceiver::push_frame(Queue& queue) {
   std::uint16_t buffers = 0;
   for (std::size_t room = 0; room < frame_bytes_; ++buffers) room += held(buffers).writable_bytes();
-  const auto count_bytes = std::as_bytes(std::span(&buffers, 1));
-  constexpr std::size_t kCountOffset = offsetof(virtio_net_hdr_v1, num_buffers);
-  copy_to_held(kCountOffset, count_bytes);
+  set_buffer_count(buffers);
 
   std::size_t left = frame_bytes_;
   for (std::uint16_t i = 0; i < buffers; ++i) {
@@ -131,12 +127,22 @@ void NetReceiver::push_frame(Queue& queue) {
     left -= part;
     held_bytes_ -= chain.writable_bytes();
     held_segments_ -= chain.writable().size();
-    first_ = (first_ + 1) % held_.size();
+    first_ = (first_ + 1) % kMaxHeld;
     --held_count_;
   }
   ++counters_.packets;
   counters_.bytes += frame_bytes_ - kHeader;
   frame_bytes_ = 0;
+}
+
+void NetReceiver::set_buffer_count(std::uint16_t count) {
+  constexpr std::size_t kOffset = offsetof(virtio_net_hdr_v1, num_buffers);
+  const iovec& first = held(0).writable()[0];
+  if (first.iov_len >= kHeader) {
+    std::memcpy(static_cast<std::byte*>(first.iov_base) + kOffset, &count, sizeof count);
+  } else {
+    copy_to_held(kOffset, std::as_bytes(std::span(&count, 1)));
+  }
 }
 
 void NetReceiver::copy_to_held(std::size_t offset, std::span<const std::byte> data) {

@@ -21,8 +21,9 @@ namespace vmm::virtio {
 // Buffers that were not needed are kept for the next frame. Not thread-safe.
 class NetReceiver {
  public:
-  // Of the longest frame, header included.
-  static constexpr std::size_t kMaxFrame = 12 + 14 + 4 + 65535;
+  // Of the longest frame: the headers of virtio and Ethernet, two VLAN tags, and an IPv6 packet,
+  // whose length does not count its own header.
+  static constexpr std::size_t kMaxFrame = 12 + 14 + 2 * 4 + 40 + 65535;
 
   struct Counters {
     std::uint64_t packets = 0;
@@ -55,7 +56,10 @@ class NetReceiver {
   [[nodiscard]] const Counters& counters() const { return counters_; }
 
  private:
-  [[nodiscard]] Chain& held(std::size_t index) { return held_[(first_ + index) % held_.size()]; }
+  // As many as a queue has at most, a power of two.
+  static constexpr std::size_t kMaxHeld = 256;
+
+  [[nodiscard]] Chain& held(std::size_t index) { return held_[(first_ + index) % kMaxHeld]; }
   // Takes buffers until there is room for `bytes`, or all there are.
   [[nodiscard]] Result<> gather(Queue& queue, std::size_t bytes);
   // Reads one frame into the first of the held buffers and, where they end, the spill.
@@ -63,6 +67,7 @@ class NetReceiver {
   // Gives the frame that was read to the driver; false where it must wait for more buffers.
   [[nodiscard]] Result<bool> deliver(Queue& queue, bool mergeable);
   void push_frame(Queue& queue);
+  void set_buffer_count(std::uint16_t count);
   void copy_to_held(std::size_t offset, std::span<const std::byte> data);
   void drop_frame();
 
