@@ -164,7 +164,7 @@ def _run_once(host: Host, command: Sequence[str], into: Samples) -> None:
     done = host.run(shlex.join(command), timeout=LIMIT_S + 30, check=False)
     private = re.search(r"private_kib=(\d+)", done.stdout)
     if done.returncode != 0 or private is None:
-        raise BenchError(f"{shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise BenchError(f"{shlex.join(command)}: {done.stdout} {done.stderr.strip()}")
     into.private_mib.append(int(private.group(1)) / 1024)
     for name, *numbers in _LOAD_LINE.findall(done.stdout):
         count, us, cpu_us, _ = map(int, numbers)

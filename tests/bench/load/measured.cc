@@ -22,6 +22,9 @@ Result<> measured(const std::string& name, std::uint64_t count,
   TRY(work(count));
   const auto elapsed = std::chrono::steady_clock::now() - begin;
   std::this_thread::sleep_for(kPause);
+  std::putchar('\n');
+  std::fflush(stdout);
+  std::this_thread::sleep_for(kPause);
   std::printf("load: end %s count=%llu us=%lld\n", name.c_str(),
               static_cast<unsigned long long>(count),
               static_cast<long long>(

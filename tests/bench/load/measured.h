@@ -11,10 +11,11 @@ namespace vmm::load {
 // Runs work(count / 10), unmeasured, then work(count) and prints
 //
 //   load: begin NAME
+//
 //   load: end NAME count=N us=N
 //
-// A pause on either side of the measured work leaves time to sample CPU times outside while nothing
-// runs: after the first line, and before the first byte of the second.
+// A pause after each line leaves time to sample CPU times outside while nothing runs; the empty
+// line is there because printing costs time, too.
 [[nodiscard]] Result<> measured(const std::string& name, std::uint64_t count,
                                 const std::function<Result<>(std::uint64_t)>& work);
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdio>
+#include <thread>
 #include <vector>
 
 #include "base/fd.h"
@@ -152,9 +153,11 @@ Result<> serve(const Server& server) {
     Fd socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket.valid()) return fail_errno(ErrorKind::kFailed, "accept a connection");
     TRY(without_delay(socket));
-    Connection connection(std::move(socket));
-    // A client that is done closes the connection; the next one is welcome whatever has happened.
-    static_cast<void>(connection.serve());
+    // A client that is done closes the connection, which ends its thread with an error; one whose
+    // guest is gone does not even do that.
+    std::thread([connection = Connection(std::move(socket))]() mutable {
+      static_cast<void>(connection.serve());
+    }).detach();
   }
 }
 

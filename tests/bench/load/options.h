@@ -38,7 +38,7 @@ struct NetworkLoad {
   std::uint64_t count = 0;  // bytes, or round trips; a tenth of that comes before, unmeasured
 };
 
-// The peer of network loads, one connection after the other, without end.
+// The peer of network loads, without end.
 struct Server {
   sockaddr_in address{};
 };

@@ -4,8 +4,8 @@
 //
 // Prints "ms=N private_kib=N": milliseconds from just before the start to the text, and the memory
 // that only this program uses (Private_Clean + Private_Dirty of /proc/PID/smaps) besides its one
-// mapping of GUEST_MIB or more, the guest's memory. Exit status 1 with one line on stderr where the text
-// does not come within SECONDS.
+// mapping of GUEST_MIB or more, the guest's memory. Exit status 1 with one line on stderr where the
+// text does not come within SECONDS.
 
 #include <poll.h>
 #include <unistd.h>
