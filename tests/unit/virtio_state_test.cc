@@ -1,4 +1,4 @@
-#include "virtio_echo_device.h"
+#include "virtio_echo_fixture.h"
 
 // Stopping a transport, saving it, and going on elsewhere; and states that no transport has saved.
 namespace vmm::virtio {

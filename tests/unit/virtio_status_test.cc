@@ -1,4 +1,4 @@
-#include "virtio_echo_device.h"
+#include "virtio_echo_fixture.h"
 
 // How a driver starts a device, in the right order and in wrong ones, and how it ends.
 namespace vmm::virtio {

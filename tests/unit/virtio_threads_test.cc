@@ -1,7 +1,7 @@
 #include <atomic>
 #include <thread>
 
-#include "virtio_echo_device.h"
+#include "virtio_echo_fixture.h"
 
 // Several vCPUs at the registers while the event loop works and the machine is stopped and saved:
 // what ThreadSanitizer looks at.

@@ -1,6 +1,6 @@
 #include "devices/virtio/mmio_transport.h"
 
-#include "virtio_echo_device.h"
+#include "virtio_echo_fixture.h"
 
 // Registers, kicks and interrupts.
 namespace vmm::virtio {
