@@ -14,9 +14,10 @@ from lab.errors import LabError
 from lab.progress import note
 from lab.source import REPOSITORY
 
-# Labels whose tests need only the native builds, and only the cross build.
+# Labels whose tests need only the native builds, the cross build and the build with clang.
 NATIVE_LABELS = {"unit", "fuzz"}
 LAB_LABELS = {"lab", "kvm"}
+FUZZ_LABELS = {"fuzz"}
 # ctest runs what this file in build/ names, so that one run and one summary cover all builds.
 SUITES = ("dev", "asan")
 
@@ -59,7 +60,7 @@ def prepare_lab() -> None:
     kernel("debian")
 
 
-def build(with_lab: bool, with_native: bool) -> None:
+def build(with_lab: bool, with_native: bool, with_fuzz: bool) -> None:
     """Build the suites; kernel and cross build go on beside them."""
     variables: dict[str, object] = {
         "VMM_LAB_TESTS": "ON" if with_lab else "OFF", "Python3_EXECUTABLE": python_with_pytest(),
@@ -72,11 +73,13 @@ def build(with_lab: bool, with_native: bool) -> None:
             build_preset(suite, variables if suite == "dev" else {})
     else:
         configure_preset("dev", variables)
+    if with_fuzz:
+        build_preset("fuzz", {})
     if with_lab:
         lab.result()
         for image in ("tiny", "debian"):
             guest_image(image, arm64)
-    folders = SUITES if with_native else ("dev",)
+    folders = (*(SUITES if with_native else ("dev",)), *(("fuzz",) if with_fuzz else ()))
     suites = "".join(f'subdirs("{build_dir(preset)}")\n' for preset in folders)
     (REPOSITORY / "build" / "CTestTestfile.cmake").write_text(suites)
 
@@ -88,9 +91,12 @@ def main() -> int:
         selection = ctest_arguments(arguments)
         labels = set(arguments.label)
         with_lab = not labels or bool(labels - NATIVE_LABELS)
-        with_native = not labels or bool(labels - LAB_LABELS)
-        packages.ensure("build", "test", *(["lab"] if with_lab else []))
-        build(with_lab, with_native)
+        with_native = not labels or bool(labels - LAB_LABELS - FUZZ_LABELS)
+        with_fuzz = bool(labels & FUZZ_LABELS) or (arguments.full and not labels)
+        packages.ensure(
+            "build", "test", *(["lab"] if with_lab else []), *(["fuzz"] if with_fuzz else []),
+        )
+        build(with_lab, with_native, with_fuzz)
     except LabError as error:
         print(f"./test: {error}", file=sys.stderr)
         return 1
