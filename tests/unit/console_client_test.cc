@@ -214,7 +214,7 @@ TEST_F(ConsoleClientTest, TheLastOutputIsShownThoughInputIsLeft) {
   put(guest_, text);
   EXPECT_EQ(take(output_, 1), "a");
   guest_ = Fd();
-  EXPECT_TRUE("a" + take(output_, kMuch) == text);
+  EXPECT_TRUE(take(output_, kMuch) == text.substr(1));
   EXPECT_EQ(wait(), 0);
 }
 
