@@ -64,12 +64,13 @@ std::string_view to_string(VcpuThread::State state) {
   return "stopped";
 }
 
-json::object statistics(const GuestConfig& config, const Guest& guest, const Console& console) {
+json::object statistics(const GuestConfig& config, const Guest& guest, const Console& serial,
+                        const Console& virtio) {
   json::object stats = describe(config, guest);
   stats["reboots"] = guest.reboots();
   stats["resident"] = resident_memory();
-  stats["console_bytes"] = console.output_bytes();
-  stats["console_dropped_bytes"] = console.dropped_bytes();
+  stats["console_bytes"] = serial.output_bytes() + virtio.output_bytes();
+  stats["console_dropped_bytes"] = serial.dropped_bytes() + virtio.dropped_bytes();
   json::array vcpus;
   for (const auto& vcpu : guest.vcpu_stats()) {
     vcpus.push_back(json::object{{"state", to_string(vcpu.state)},
@@ -160,7 +161,7 @@ class GuestProcess {
       return json::value(describe(config_, guest_));
     });
     server_->add_method("guest.stats", [this](const json::object&) -> Result<json::value> {
-      return json::value(statistics(config_, guest_, console_));
+      return json::value(statistics(config_, guest_, console_, virtio_console_));
     });
     server_->add_method("guest.pause",
                         [this, done](const json::object&) { return done(guest_.pause()); });
