@@ -20,7 +20,7 @@ class TapNetTest : public TapFixture {
     net = device.get();
     rig.attach(std::move(device));
     rig.start();
-    // What the kernel sends by itself when an interface comes up (IPv6) may wait: nothing is read.
+    // What the kernel sends by itself when an interface comes up (IPv6) may have been dropped.
   }
   std::uint64_t counter(std::string_view name) const {
     for (const Counter& counter : net->counters()) {
@@ -61,6 +61,7 @@ class TapNetTest : public TapFixture {
 
 TEST_F(TapNetTest, FramesGoBothWays) {
   Peer peer("tap0");
+  const auto dropped = counter("rx_dropped");
   add_buffers();
   for (const std::size_t size : {50U, 500U, 1500U}) {
     const auto frame = Peer::frame(std::string(size, 'x'));
@@ -71,7 +72,7 @@ TEST_F(TapNetTest, FramesGoBothWays) {
   }
   EXPECT_EQ(counter("tx_packets"), 3U);
   EXPECT_EQ(counter("tx_dropped"), 0U);
-  EXPECT_EQ(counter("rx_dropped"), 0U);
+  EXPECT_EQ(counter("rx_dropped"), dropped);
 }
 
 TEST_F(TapNetTest, FramesWaitInTheTapForBuffers) {

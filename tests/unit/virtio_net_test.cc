@@ -151,6 +151,19 @@ TEST_F(NetTest, ABusyPortKeepsNeitherResetNorStopWaiting) {
   EXPECT_EQ(port.receive(), std::nullopt) << "sent after a reset";
 }
 
+TEST_F(NetTest, ABusyPortIsLeftAloneOnceTheDriverBrokeTheProtocol) {
+  attach();
+  rig.start();
+  for (unsigned i = 0; i < VirtioRig::kQueueSize; ++i) add_frame(make_frame(60'000, i), i);
+  rig.kick(kTx);
+  ASSERT_TRUE(rig.loop.settle());
+  rig.submit(kRx, {{0x1000, 2048, true}});
+  ASSERT_TRUE(rig.needs_reset());
+  while (port.receive()) continue;
+  rig.loop.advance(std::chrono::seconds(1));
+  EXPECT_EQ(port.receive(), std::nullopt);
+}
+
 TEST(NetErrorTest, CountsAndDropsFramesThatThePortRefuses) {
   FakePort port("/dev/full");
   VirtioRig rig;

@@ -166,7 +166,6 @@ void Net::activate() {
 
 void Net::reset() {
   listen(false);
-  port_is_busy_ = false;
   receiver_.forget();
   state_.announce_wanted = false;
   set_guest_offloads(0);
@@ -174,7 +173,6 @@ void Net::reset() {
 
 void Net::quiesce() {
   listen(false);
-  port_is_busy_ = false;
   if (Queue* rx = queue(kReceiveQueue)) receiver_.put_back(*rx);
 }
 
@@ -192,7 +190,7 @@ void Net::process(unsigned index) {
       if (!listening_) receive();
       break;
     case kTransmitQueue:
-      if (!port_is_busy_) transmit();
+      transmit();
       break;
     default:
       control();
@@ -261,9 +259,8 @@ void Net::receive() {
 
 void Net::on_retry() {
   const MutexLock lock(mutex_);
-  if (!active() || !port_is_busy_) return;
-  port_is_busy_ = false;
-  if (queue(kTransmitQueue) != nullptr) transmit();
+  // Whether what was waited for is still there, transmit() sees itself.
+  if (active() && queue(kTransmitQueue) != nullptr) transmit();
 }
 
 void Net::transmit() {
@@ -286,7 +283,6 @@ void Net::transmit() {
       if (!send(chain_)) {
         tx.undo_pop();
         publish(tx);
-        port_is_busy_ = true;
         retry_->expires_after(kSendRetry);
         return;
       }

@@ -85,8 +85,7 @@ class Net final : public VirtioDevice {
 
   State state_ VMM_GUARDED_BY(mutex_);
   NetReceiver receiver_ VMM_GUARDED_BY(mutex_);
-  bool listening_ VMM_GUARDED_BY(mutex_) = false;     // the port is watched for frames
-  bool port_is_busy_ VMM_GUARDED_BY(mutex_) = false;  // frames to send wait for retry_
+  bool listening_ VMM_GUARDED_BY(mutex_) = false;  // the port is watched for frames
   bool port_is_lost_ VMM_GUARDED_BY(mutex_) = false;
   Chain chain_ VMM_GUARDED_BY(mutex_);
 
