@@ -2,11 +2,13 @@
 
 import dataclasses
 import re
+import statistics
 
 from benchlib import BenchError
 from lab.host import Host
 
 PROGRAM = "/selftests/dirty_log_perf_test"
+WIDTH = "/sys/module/kvm/parameters/hw_dirty_scan_width"
 PAGE_BYTES = 4096
 SKIPPED = 4  # the kernel's convention, KSFT_SKIP
 _TIME = r"(\d+)\.(\d{9})s"
@@ -14,12 +16,17 @@ _TIME = r"(\d+)\.(\d{9})s"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run of the test: MiB of memory for each vCPU, with the guest's memory on `backing`."""
+    """One run of the test: MiB of memory for each vCPU, with the guest's memory on `backing`.
+
+    `exact` is for hosts whose clock counts instructions: nothing else runs there meanwhile.
+    """
 
     mib: int
     vcpus: int = 1
     hardware: bool = False
     backing: str = "anonymous"
+    iterations: int = 2
+    exact: bool = False
 
     @property
     def pages(self) -> int:
@@ -27,12 +34,14 @@ class Job:
         return self.vcpus * self.mib * (1 << 20) // PAGE_BYTES
 
     def command(self) -> str:
-        """The command line: guests with 4K pages and 48 bits, and two iterations.
+        """The command line: guests with 4K pages and 48 bits.
 
         Hardware logging is switched off at the end, which is timed.
         """
+        exact = "lab-exact " if self.exact else ""
         hardware = " -H -D" if self.hardware else ""
-        return f"{PROGRAM} -m 3 -i 2 -b {self.mib}M -v {self.vcpus} -s {self.backing}{hardware}"
+        return (f"{exact}{PROGRAM} -m 3 -i {self.iterations} -b {self.mib}M -v {self.vcpus} "
+                f"-s {self.backing}{hardware}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +49,7 @@ class PerfRun:
     """What one run printed: times in nanoseconds, per iteration where it is a list.
 
     In the first iteration all of the log is set to begin with, so that nothing is logged and the
-    first CLEAR is the one that splits blocks. The second one is the steady state.
+    first CLEAR is the one that splits blocks. The others are the steady state.
     """
 
     job: Job
@@ -56,7 +65,12 @@ class PerfRun:
 
     def rewrite_exits_per_page(self) -> float:
         """Exits for each page written after the first CLEAR, but for the one that reports the end."""
-        return max(0, self.exits[1] - self.job.vcpus) / self.job.pages
+        return max(0, steady(self.exits) - self.job.vcpus) / self.job.pages
+
+
+def steady(values: list[int]) -> float:
+    """The median of all iterations but the first."""
+    return statistics.median(values[1:])
 
 
 def parse(job: Job, text: str) -> PerfRun:
@@ -66,11 +80,11 @@ def parse(job: Job, text: str) -> PerfRun:
         job=job,
         populate=_time(text, "Populate memory time"),
         enable=_time(text, "Enabling dirty logging time"),
-        dirty=_times(text, "dirty memory time"),
-        exits=_counts(text, "dirty memory exits"),
-        get=_times(text, "get dirty log time"),
-        clear=_times(text, "clear dirty log time"),
-        scanned=_counts(text, r"hardware scans: \d+ PTEs scanned") if job.hardware else [],
+        dirty=_times(job, text, "dirty memory time"),
+        exits=_counts(job, text, "dirty memory exits"),
+        get=_times(job, text, "get dirty log time"),
+        clear=_times(job, text, "clear dirty log time"),
+        scanned=_counts(job, text, r"hardware scans: \d+ PTEs scanned") if job.hardware else [],
         disable=_time(text, "Disabling dirty logging time"),
         disable_hardware=hardware,
     )
@@ -83,20 +97,20 @@ def _time(text: str, what: str) -> int:
     return int(match[1]) * 10**9 + int(match[2])
 
 
-def _times(text: str, what: str) -> list[int]:
+def _times(job: Job, text: str, what: str) -> list[int]:
     found = re.findall(rf"^Iteration \d+ {what}: {_TIME}", text, re.M)
-    return [int(seconds) * 10**9 + int(rest) for seconds, rest in _two(found, what)]
+    return [int(seconds) * 10**9 + int(rest) for seconds, rest in _all(job, found, what)]
 
 
-def _counts(text: str, what: str) -> list[int]:
+def _counts(job: Job, text: str, what: str) -> list[int]:
     found = re.findall(rf"^Iteration \d+ {what}: (\d+)", text, re.M)
-    return [int(number) for number in _two(found, what)]
+    return [int(number) for number in _all(job, found, what)]
 
 
-def _two(found: list, what: str) -> list:
-    """The values of both iterations."""
-    if len(found) != 2:
-        raise BenchError(f"{PROGRAM} printed '{what}' {len(found)} times instead of twice")
+def _all(job: Job, found: list, what: str) -> list:
+    """The values of all iterations."""
+    if len(found) != job.iterations:
+        raise BenchError(f"{PROGRAM} printed '{what}' {len(found)} times in {job.iterations} iterations")
     return found
 
 

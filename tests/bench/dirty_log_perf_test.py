@@ -7,7 +7,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent.parent)]
 from benchlib import BenchError  # noqa: E402
-from dirty_log_perf import Job, parse  # noqa: E402
+from dirty_log_perf import Job, parse, steady  # noqa: E402
 
 HARDWARE = """\
 Test iterations: 2
@@ -58,7 +58,13 @@ def test_missing_line_is_an_error(missing: str) -> None:
         parse(Job(1, hardware=True), "\n".join(lines))
 
 
+def test_steady_state_leaves_out_the_first_iteration() -> None:
+    assert steady([1000, 3, 1, 2]) == 2
+
+
 def test_command_line() -> None:
-    job = Job(64, vcpus=2, hardware=True, backing="anonymous_thp")
-    assert job.command().endswith("-m 3 -i 2 -b 64M -v 2 -s anonymous_thp -H -D")
+    job = Job(64, vcpus=2, hardware=True, backing="anonymous_thp", iterations=5)
+    assert job.command().startswith("/")
+    assert job.command().endswith("-m 3 -i 5 -b 64M -v 2 -s anonymous_thp -H -D")
     assert job.pages == 2 * 64 * 256
+    assert Job(64, exact=True).command().startswith("lab-exact /")
