@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from kernel_series import (
-    BASELINE, FOLDER, INTERFACE, LOG_MODES, STRESS_CORE, STRESS_FULL, Selftest, check, prepare,
-    run_selftest,
+    BASELINE, FOLDER, INTERFACE, LOG_MODES, PROTECTED_BASELINE, STRESS_CORE, STRESS_FULL, Selftest,
+    check, prepare, run_selftest,
 )
 from lab.artifacts import selftests
 from lab.host import DEFAULT_CPU, Host
@@ -89,6 +89,26 @@ def test_selftest_passes_as_without_the_series(mode_host: Host, test: Selftest, 
 @pytest.mark.parametrize("test", [INTERFACE, STRESS_FULL, *LOG_MODES], ids=lambda test: test.title)
 def test_series_with_and_without_vhe(mode_host: Host, test: Selftest) -> None:
     check(test, run_selftest(mode_host, test))
+
+
+@pytest.fixture(scope="module")
+def protected_host() -> Iterator[Host]:
+    """The lab kernel with protected KVM, whose hypervisor does not trust the host."""
+    with start(append="kvm-arm.mode=protected") as host:
+        assert "Protected" in host.run("dmesg | grep 'kvm.*initialized'").stdout
+        prepare(host)
+        yield host
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("test", [ABSENT, *PROTECTED_BASELINE], ids=lambda test: test.title)
+def test_protected_mode_is_as_before(protected_host: Host, test: Selftest) -> None:
+    check(test, run_selftest(protected_host, test))
+
+
+@pytest.mark.full
+def test_absent_in_protected_mode_also_if_forced(protected_host: Host) -> None:
+    check(PASSED_OVER, run_selftest(protected_host, PASSED_OVER, forced=True))
 
 
 @pytest.fixture(scope="module")
