@@ -6,6 +6,7 @@ the machine are left out.
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.cache import cached, remove_tree
@@ -52,25 +53,34 @@ def acquire_options() -> list[str]:
     return [line for line in dump.splitlines() if line.startswith(ACQUIRE_PREFIXES)]
 
 
-def extract_packages(names: list[str], arch: str, into: Path, current: Step) -> None:
-    """Unpack `names` and all they depend on below `into`."""
+def make_root_tar(
+    names: list[str], arch: str, folder: Path, current: Step, options: Sequence[str] = ()
+) -> Path:
+    """Make an archive of the extracted packages `names` and all they depend on; its path below
+    `folder`. `options` are more of mmdebstrap's."""
     need_tool("mmdebstrap", "mmdebstrap")
     codename, sources = debian_sources()
-    # Below `into`, so that it goes with it should this be killed.
-    scratch = into / "mmdebstrap"
-    scratch.mkdir()
-    sources_list = scratch / "sources.list"
+    sources_list = folder / "sources.list"
     sources_list.write_text("\n".join(sources) + "\n")
-    conf = scratch / "apt.conf"
+    conf = folder / "apt.conf"
     conf.write_text("\n".join(acquire_options()) + "\n")
-    # A tar in between drops device nodes and foreign owners, so no privileges are needed here.
-    tar = scratch / "root.tar"
+    tar = folder / "root.tar"
     # Both modes only unpack; the second needs no privileges.
     mode = "root" if os.geteuid() == 0 else "chrootless"
     current.run([
         "mmdebstrap", f"--mode={mode}", "--variant=extract", f"--architectures={arch}", "--format=tar",
-        f"--aptopt={conf}", f"--include={','.join(names)}", codename, tar, sources_list,
-    ], env={"TMPDIR": str(scratch)})
+        f"--aptopt={conf}", *options, *(f"--include={name}" for name in names), codename, tar, sources_list,
+    ], env={"TMPDIR": str(folder)})
+    return tar
+
+
+def extract_packages(names: list[str], arch: str, into: Path, current: Step) -> None:
+    """Unpack `names` and all they depend on below `into`."""
+    # Below `into`, so that it goes with it should this be killed.
+    scratch = into / "mmdebstrap"
+    scratch.mkdir()
+    # A tar in between drops device nodes and foreign owners, so no privileges are needed here.
+    tar = make_root_tar(names, arch, scratch, current)
     current.run(["tar", "-C", into, "--no-same-owner", "--exclude=./dev/*", "-xf", tar])
     remove_tree(scratch)
     relative_links(into)

@@ -11,12 +11,13 @@ from lab.elf import closure
 from lab.packages import need_tool
 
 FILES = Path(__file__).resolve().parent.parent / "rootfs"
-PACKAGES = ["busybox-static", "e2fsprogs", "fio", "iperf3", "iputils-ping", "util-linux"]
+PACKAGES = ["busybox-static", "dash", "e2fsprogs", "fio", "iperf3", "iputils-ping", "util-linux"]
 PROGRAMS = [
-    "usr/bin/fio", "usr/bin/iperf3", "bin/ping", "sbin/mke2fs", "sbin/e2fsck", "sbin/resize2fs",
+    "bin/dash", "usr/bin/fio", "usr/bin/iperf3", "bin/ping", "sbin/mke2fs", "sbin/e2fsck", "sbin/resize2fs",
     "sbin/fstrim", "sbin/blkdiscard", "sbin/blockdev", "bin/lsblk", "bin/dmesg",
 ]
-LINKS = {"usr/sbin/mkfs.ext4": "mke2fs", "usr/sbin/fsck.ext4": "e2fsck",
+# dash runs the programs it is asked for, busybox's shell what busybox has under their names.
+LINKS = {"usr/bin/sh": "dash", "usr/sbin/mkfs.ext4": "mke2fs", "usr/sbin/fsck.ext4": "e2fsck",
          "bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
 FOLDERS = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "etc", "srv/www", "usr/lib")
 # The programs with their libraries, the journal, and room to write a little.

@@ -12,6 +12,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "guest-images"), str(Path(__fi
 from guest_images.recipes import IMAGES, guest_image  # noqa: E402
 from lab.host import Host  # noqa: E402
 
+from devices import start_device_host  # noqa: E402
 from guests import VmmHost  # noqa: E402
 
 
@@ -65,3 +66,20 @@ def vmm(vmm_host: VmmHost) -> Iterator[VmmHost]:
     vmm_host.end_all()
     yield vmm_host
     vmm_host.end_all()
+
+
+@pytest.fixture(scope="session")
+def device_host(
+    tmp_path_factory: pytest.TempPathFactory, shares: dict[str, Path], vmm_files: dict[str, Path]
+) -> Iterator[VmmHost]:
+    """A host with disks and a bridge for guests with devices."""
+    with start_device_host(tmp_path_factory.mktemp("disks"), shares, vmm_files) as started:
+        yield started
+
+
+@pytest.fixture
+def device_vmm(device_host: VmmHost) -> Iterator[VmmHost]:
+    """The same for one test, which is alone with its guests; they end with it."""
+    device_host.end_all()
+    yield device_host
+    device_host.end_all()

@@ -15,7 +15,7 @@ from guests import READY, Guest, VmmHost, table
 
 # Programs of the host besides the lab's own.
 PROGRAMS = ["usr/bin/iperf3", "bin/ping", "sbin/e2fsck"]
-# By their paths: the shell of host and guest prefers what busybox has under these names.
+# By their paths: the host's shell prefers what busybox has under these names.
 IP = "/bin/ip"
 PING = "/bin/ping"
 BRIDGE = "br0"
@@ -48,9 +48,8 @@ def host_disks(folder: Path, images: Path) -> list[Path]:
     return [root, scratch]
 
 
-def prepare(host: Host) -> None:
-    """Mount the scratch disk; make the bridge, with a DHCP server at its first address."""
-    host.run(f"mkdir -p {SCRATCH} && mount /dev/vdb {SCRATCH}")
+def prepare_network(host: Host) -> None:
+    """Make the bridge, with a DHCP server at its first address."""
     host.run(
         f"ip link add {BRIDGE} type bridge && ip addr add {NETWORK}.1/24 dev {BRIDGE} && "
         f"ip link set {BRIDGE} up && cat >/tmp/udhcpd.conf && : >/run/udhcpd.leases && "
@@ -94,8 +93,9 @@ class NetworkGuest:
         """Wait until the guest has got its address and listens, the `boots`-th time."""
         self.guest.wait(READY, timeout, boots)
         console = self.guest.wait("vmm-guest: address", timeout, boots)
-        self.address = re.findall(r"^vmm-guest: address (\S+) on eth0", console, re.MULTILINE)[-1]
-        script = f"until nc -z {self.address} {SHELL_PORT}; do usleep 100000; done"
+        self.address = re.findall(r"vmm-guest: address (\S+) on eth0", console)[-1]
+        ask = f"echo echo here | nc -w 3 {self.address} {SHELL_PORT} 2>/dev/null | grep -q here"
+        script = f"until {ask}; do usleep 100000; done"
         self.host.run(f"timeout 30 sh -c '{script}'", timeout=45)
         return self
 
@@ -107,14 +107,25 @@ class NetworkGuest:
         assert status.strip() == "0", f"{script}\n{done.stdout}\n{done.stderr}"
         return output
 
+    def run_apart(self, script: str, timeout: float) -> None:
+        """Run a script that may cut the network, and wait until it has ended with success."""
+        self.run(f"rm -f /tmp/status; cat >/tmp/apart <<'END'\n{script}\nEND\n"
+                 "setsid sh -c 'sh /tmp/apart >/tmp/apart.log 2>&1; echo $? >/tmp/status' "
+                 "</dev/null >/dev/null 2>&1 &")
+        ask = f"echo 'cat /tmp/status' | nc -w 3 {self.address} {SHELL_PORT} 2>/dev/null"
+        wait = f"until [ -n \"$({ask})\" ]; do sleep 1; done"
+        self.host.run(["timeout", str(timeout), "sh", "-c", wait], timeout + 15)
+        self.run("[ $(cat /tmp/status) = 0 ] || { cat /tmp/apart.log; false; }")
+
 
 @contextmanager
-def device_host(
+def start_device_host(
     folder: Path, shares: dict[str, Path], files: dict[str, Path], **options: object
 ) -> Iterator[VmmHost]:
     """A host with disks, bridge and DHCP server, and with `vmm` in it."""
     disks = host_disks(folder, shares["/images/debian"])
     with Host.start(shares=shares, extra_files={**files, **host_programs()}, disks=disks,
                     **options) as host:  # type: ignore[arg-type]
-        prepare(host)
+        host.run(f"mkdir -p {SCRATCH} && mount /dev/vdb {SCRATCH}")
+        prepare_network(host)
         yield VmmHost(host)

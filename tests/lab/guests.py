@@ -70,10 +70,12 @@ class Guest:
     vmm: "VmmHost"
     name: str
     folder: str
+    # File in the folder that has the console's output, if not what `vmm run` writes.
+    output: str = "console"
 
     def wait(self, text: str, timeout: float = 120, count: int = 1) -> str:
         """Wait until the console has shown `text` on `count` lines; returns the console's text."""
-        shown = f"[ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/console)\" -ge {count} ]"
+        shown = f"[ \"$(grep -cF -- {shlex.quote(text)} {self.folder}/{self.output})\" -ge {count} ]"
         script = (
             f"shown() {{ {shown}; }}; until shown; do "
             # The end is seen before the last output is: look once more.
@@ -95,8 +97,8 @@ class Guest:
             raise AssertionError(f"{self.name}: not started\n{self._diagnosis(self.console())}")
 
     def console(self) -> str:
-        """What `vmm run` has written to standard output."""
-        return self.vmm.read(f"{self.folder}/console")
+        """What the guest has written to its console."""
+        return self.vmm.read(f"{self.folder}/{self.output}")
 
     def stderr(self) -> str:
         """What `vmm run` has written to standard error."""
