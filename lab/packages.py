@@ -20,7 +20,7 @@ GROUPS: dict[str, list[str]] = {
         "qemu-system-arm", "ipxe-qemu", "mmdebstrap", "debian-archive-keyring", "openssh-client",
         "gcc-aarch64-linux-gnu", "g++-aarch64-linux-gnu", "linux-source-6.12",
         "make", "bc", "bison", "flex", "libelf-dev", "libssl-dev", "rsync", "patch", "xz-utils",
-        "cpio", "kmod", "device-tree-compiler",
+        "cpio", "kmod", "device-tree-compiler", "e2fsprogs",
     ],
     # Only for ./test --full and -L fuzz.
     "fuzz": ["clang-16", "libclang-rt-16-dev"],

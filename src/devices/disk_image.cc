@@ -128,9 +128,9 @@ Result<> DiskImage::lock() const {
   range.l_whence = SEEK_SET;  // length 0 is to the end, wherever that is
   if (::fcntl(fd_.get(), F_OFD_SETLK, &range) == 0) return success();
   if (errno == EAGAIN || errno == EACCES) {
-    return fail(ErrorKind::kUsage, "disk image {} is locked by another process", path());
+    return fail(ErrorKind::kFailed, "disk image {} is locked by another process", path());
   }
-  return fail_errno(ErrorKind::kUsage, "cannot lock disk image {}", path());
+  return fail_errno(ErrorKind::kFailed, "cannot lock disk image {}", path());
 }
 
 void DiskImage::unlock() const {

@@ -35,10 +35,10 @@ struct TransferAlignment {
 // as neither release() nor reacquire() runs.
 class DiskImage {
  public:
-  // Opens and locks an image. Errors are of kind kUsage and name the path: it is missing, neither a
-  // regular file nor a block device, empty or no multiple of the sector size (or of the block size
-  // that direct needs), write-protected though the guest is to write, locked by another process, or
-  // on a file system without direct.
+  // Opens and locks an image. Errors name the path. They are of kind kFailed where another process
+  // has locked it, else kUsage: it is missing, neither a regular file nor a block device, empty or
+  // no multiple of the sector size (or of the block size that direct needs), write-protected though
+  // the guest is to write, or on a file system without direct.
   [[nodiscard]] static Result<std::unique_ptr<DiskImage>> open(const DiskImageOptions& options);
   ~DiskImage();
   DiskImage(const DiskImage&) = delete;

@@ -42,7 +42,7 @@ ifreq request_for(const std::string& name) {
 Error attach_error(const std::string& name, bool exists) {
   switch (errno) {
     case EBUSY:
-      return make_error(ErrorKind::kHost, "tap {} is in use by another process", name);
+      return make_error(ErrorKind::kFailed, "tap {} is in use by another process", name);
     case EINVAL:
       return make_error(ErrorKind::kUsage, "{} is not a tap interface with a single queue", name);
     case EPERM:

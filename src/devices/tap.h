@@ -17,8 +17,8 @@ namespace vmm {
 class Tap final : public PacketPort {
  public:
   // Attaches to an interface that is there, or makes one that goes with this object and brings it
-  // up where the process may. Errors: kUsage where the name cannot be one or is not a tap's, kHost
-  // where another process has it or the permission is missing.
+  // up where the process may. Errors: kUsage where the name cannot be one or is not a tap's,
+  // kFailed where another process has it, kHost where the permission is missing.
   [[nodiscard]] static Result<std::unique_ptr<Tap>> open_by_name(const std::string& name);
 
   // Takes over a descriptor that a parent process has attached to a tap with IFF_VNET_HDR. Errors

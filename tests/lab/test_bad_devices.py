@@ -4,7 +4,7 @@ import pytest
 
 from devices import IP, disk
 from guests import READY, VmmHost, guest_config, table
-from test_bad_input import HOST, USAGE, refuse_config, refused
+from test_bad_input import FAILED, HOST, USAGE, refuse_config, refused
 
 IMAGE = "/tmp/disk.img"
 GOOD_DISK = disk("data", IMAGE)
@@ -100,7 +100,7 @@ def test_image_that_another_guest_uses(vmm: VmmHost, image: str) -> None:
     guest.wait(READY)
     for readonly in (False, True):
         text = with_devices(disk("data", image, readonly=readonly))
-        refuse_config(vmm, text, USAGE, image, "locked by another process")
+        refuse_config(vmm, text, FAILED, image, "locked by another process")
     assert guest.is_running()
     guest.signal("KILL")
     guest.exit_status()
@@ -112,7 +112,7 @@ def test_guests_may_share_an_image_that_all_only_read(vmm: VmmHost, image: str) 
     first, second = (vmm.start(devices=disk("data", image, readonly=True)) for _ in range(2))
     first.wait(READY)
     second.wait(READY)
-    refuse_config(vmm, with_devices(GOOD_DISK), USAGE, image, "locked by another process")
+    refuse_config(vmm, with_devices(GOOD_DISK), FAILED, image, "locked by another process")
 
 
 def test_host_without_tun(vmm_host: VmmHost) -> None:
@@ -138,7 +138,7 @@ def test_tap_that_cannot_be_made_for_want_of_permission(vmm_host: VmmHost) -> No
 def test_tap_that_another_guest_uses(vmm: VmmHost) -> None:
     guest = vmm.start("owner", devices=nic(tap="busytap"))
     guest.wait(READY)
-    refuse_config(vmm, with_devices(nic(tap="busytap")), HOST, "busytap", "in use")
+    refuse_config(vmm, with_devices(nic(tap="busytap")), FAILED, "busytap", "in use")
     assert guest.is_running()
 
 

@@ -48,7 +48,9 @@ def test_stats_count_what_the_guest_does(vmm_host: VmmHost, web: Guest) -> None:
     assert sum(vcpu["mmio_writes"] for vcpu in stats["vcpu"]) > 0
     assert all(vcpu["cpu_ms"] > 0 for vcpu in stats["vcpu"])
     text = vmm_host("stats", "web").stdout
-    assert text.startswith("web: running for ") and text.count("\n") == 5
+    assert text.startswith("web: running for ") and text.count("\n") == 8
+    assert [item["name"] for item in stats["devices"]] == ["rng"]
+    assert text.splitlines()[-1].startswith("rng ")
 
 
 def test_the_name_may_be_left_out_where_one_guest_runs(vmm_host: VmmHost, web: Guest) -> None:

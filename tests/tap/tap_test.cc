@@ -53,7 +53,7 @@ TEST_F(TapHostTest, TakesTheOffloadsOfTheKernel) {
 
 TEST_F(TapHostTest, SaysThatATapIsInUse) {
   const auto tap = Tap::open_by_name("tap0").value();
-  expect_error(Tap::open_by_name("tap0"), ErrorKind::kHost, "in use by another process");
+  expect_error(Tap::open_by_name("tap0"), ErrorKind::kFailed, "in use by another process");
 }
 
 TEST_F(TapHostTest, SaysThatAnInterfaceIsNoTap) {

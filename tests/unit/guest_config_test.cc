@@ -95,15 +95,15 @@ const std::string kRest = "memory = '64M'\n[boot]\nkernel = 'k'\n";
 
 INSTANTIATE_TEST_SUITE_P(
     UnknownKeys, BadConfigTest,
-    ::testing::Values(
-        Bad{"root", "vcpu = 2\n" + kRest, "1:1: unknown key vcpu"},
-        Bad{"indented", "  vcpu = 2\n" + kRest, "1:3: unknown key vcpu"},
-        Bad{"boot", kRest + "dtb = 'x'\n", "4:1: unknown key boot.dtb"},
-        Bad{"cpu", kRest + "[cpu]\ncount = 2\n", "5:1: unknown key cpu.count"},
-        Bad{"console", kRest + "[console]\nlog = 'x'\n", "5:1: unknown key console.log"},
-        Bad{"table", kRest + "[gpu]\n", "4:2: unknown key gpu"},
-        Bad{"list_of_tables", kRest + "[[gpu]]\nid = 'a'\n", "4:3: unknown key gpu"},
-        Bad{"upper_case", "Memory = '64M'\n" + kRest, "1:1: unknown key Memory"}),
+    ::testing::Values(Bad{"root", "vcpu = 2\n" + kRest, "1:1: unknown key vcpu"},
+                      Bad{"indented", "  vcpu = 2\n" + kRest, "1:3: unknown key vcpu"},
+                      Bad{"boot", kRest + "dtb = 'x'\n", "4:1: unknown key boot.dtb"},
+                      Bad{"cpu", kRest + "[cpu]\ncount = 2\n", "5:1: unknown key cpu.count"},
+                      Bad{"console", kRest + "[console]\nlog = 'x'\n",
+                          "5:1: unknown key console.log"},
+                      Bad{"table", kRest + "[gpu]\n", "4:2: unknown key gpu"},
+                      Bad{"list_of_tables", kRest + "[[gpu]]\nid = 'a'\n", "4:3: unknown key gpu"},
+                      Bad{"upper_case", "Memory = '64M'\n" + kRest, "1:1: unknown key Memory"}),
     name_of);
 
 INSTANTIATE_TEST_SUITE_P(

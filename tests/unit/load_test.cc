@@ -57,6 +57,10 @@ TEST(LoadTest, AServerHasAnAddress) {
 struct Wrong {
   std::vector<std::string_view> arguments;
   std::string_view message;
+  // In the names of the tests, instead of the bytes of this.
+  friend std::ostream& operator<<(std::ostream& out, const Wrong& wrong) {
+    return out << wrong.message;
+  }
 };
 
 class WrongLoadTest : public testing::TestWithParam<Wrong> {};

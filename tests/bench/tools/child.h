@@ -34,8 +34,8 @@ class Child {
 [[nodiscard]] Result<Child> start_child(char** argv);
 
 // Memory in KiB that only this process uses (Private_Clean + Private_Dirty of /proc/PID/smaps)
-// besides its one mapping of guest_kib or more: the guest's memory, which the kernel may have merged
-// with a neighbour.
+// besides its one mapping of guest_kib or more: the guest's memory, which the kernel may have
+// merged with a neighbour.
 [[nodiscard]] Result<long> private_kib(pid_t pid, long guest_kib);
 
 [[nodiscard]] Result<long> parse_positive(std::string_view text);
