@@ -2,7 +2,7 @@
 
 The short core runs with every test run. The matrix is marked `full`: every selftest of the source that
 passes without the series, with hardware dirty logging never used and forced on, with and without VHE;
-the long forms on the kernel with debug checks; CPUs that have and that lack what it takes.
+protected mode; the long forms on the kernel with debug checks; CPUs that have and that lack what it takes.
 """
 
 from collections.abc import Iterator
