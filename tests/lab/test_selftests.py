@@ -80,7 +80,7 @@ def run_one(host: Host, item: Selftest) -> Outcome:
     begun = time.monotonic()
     done = host.run(command, timeout=TIMEOUT_S + 30, check=False)
     print(f"{item.title}: status {done.returncode}, {time.monotonic() - begun:.1f} s")
-    return Outcome(done.returncode, done.stdout[-1500:])
+    return Outcome(done.returncode, done.stdout[-1500:] + done.stderr[-500:])
 
 
 @pytest.mark.parametrize("item", SELFTESTS, ids=lambda item: item.title)
