@@ -84,6 +84,28 @@ TEST_F(NetStateTest, AFrameThatWaitsForBuffersIsDroppedByAStop) {
   EXPECT_EQ(take_frame().value().frame, make_frame(100));
 }
 
+TEST_F(NetStateTest, MarksWhatHasArrivedOfAFrameThatIsDropped) {
+  for (const bool by_reset : {false, true}) {
+    rig.start();
+    add_buffers(3, 0x800);
+    rig.kick(kRx);
+    ASSERT_TRUE(rig.loop.settle());
+    rig.memory.device_dirty().clear();
+    port.send(make_frame(8000));
+    ASSERT_TRUE(rig.loop.settle());
+    if (by_reset) {
+      rig.write(VIRTIO_MMIO_STATUS, 0);
+    } else {
+      rig.transport->quiesce();
+    }
+    // It was given room for a short frame.
+    EXPECT_TRUE(rig.is_dirty(place(0)));
+    EXPECT_FALSE(rig.is_dirty(place(2)));
+    rig.transport->resume();
+    rig.write(VIRTIO_MMIO_STATUS, 0);
+  }
+}
+
 TEST_F(NetStateTest, MovesWithFramesThatWaitToBeSent) {
   rig.start();
   for (unsigned i = 0; i < VirtioRig::kQueueSize; ++i) add_frame(make_frame(60'000, i), i);

@@ -166,7 +166,7 @@ void Net::activate() {
 
 void Net::reset() {
   listen(false);
-  receiver_.forget();
+  if (Queue* rx = queue(kReceiveQueue)) receiver_.put_back(*rx);
   state_.announce_wanted = false;
   set_guest_offloads(0);
 }

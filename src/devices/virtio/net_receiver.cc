@@ -86,7 +86,7 @@ ssize_t NetReceiver::read_frame(std::size_t wanted) {
 
 Result<bool> NetReceiver::deliver(Queue& queue, bool mergeable) {
   if (frame_bytes_ < kHeader || frame_bytes_ > kMaxFrame) {
-    drop_frame();
+    drop_frame(queue);
     return true;
   }
   if (frame_bytes_ > frame_in_place_) {
@@ -99,7 +99,7 @@ Result<bool> NetReceiver::deliver(Queue& queue, bool mergeable) {
       const bool can_wait = mergeable && held_count_ < queue.size() && held_count_ < kMaxHeld &&
                             held_segments_ < kMaxHeldSegments;
       if (can_wait) return false;
-      drop_frame();
+      drop_frame(queue);
       return true;
     }
     copy_to_held(frame_in_place_, std::span(spill_).first(frame_bytes_ - frame_in_place_));
@@ -161,18 +161,21 @@ void NetReceiver::copy_to_held(std::size_t offset, std::span<const std::byte> da
   }
 }
 
-void NetReceiver::drop_frame() {
+void NetReceiver::drop_frame(const Queue& queue) {
+  // The driver is not told of what has arrived in its buffers, but it is there.
+  std::size_t left = std::min(frame_bytes_, frame_in_place_);
+  for (std::size_t i = 0; left != 0; ++i) {
+    const std::size_t part = std::min<std::size_t>(left, held(i).writable_bytes());
+    queue.mark_written(held(i), part);
+    left -= part;
+  }
   frame_bytes_ = 0;
   ++counters_.dropped;
 }
 
 void NetReceiver::put_back(Queue& queue) {
+  if (frame_bytes_ != 0) drop_frame(queue);
   queue.undo_pop(static_cast<std::uint16_t>(held_count_));
-  forget();
-}
-
-void NetReceiver::forget() {
-  if (frame_bytes_ != 0) drop_frame();
   held_count_ = 0;
   held_bytes_ = 0;
   held_segments_ = 0;

@@ -48,8 +48,6 @@ class NetReceiver {
   // Puts the buffers taken ahead back into the queue. A frame that waits for more of them is
   // dropped, as on a network.
   void put_back(Queue& queue);
-  // Forgets the buffers, where the queue is gone.
-  void forget();
   // Drops up to `most` frames that wait in the port.
   void discard_waiting(unsigned most);
 
@@ -69,7 +67,7 @@ class NetReceiver {
   void push_frame(Queue& queue);
   void set_buffer_count(std::uint16_t count);
   void copy_to_held(std::size_t offset, std::span<const std::byte> data);
-  void drop_frame();
+  void drop_frame(const Queue& queue);
 
   const PacketPort& port_;
 

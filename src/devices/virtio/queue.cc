@@ -164,7 +164,7 @@ Result<> Queue::add_segment(const vring_desc& descriptor, Chain& chain) const {
 }
 
 void Queue::push(const Chain& chain, std::uint32_t written) {
-  mark_written(chain.writable(), written);
+  mark_written(chain, written);
   const vring_used_elem element{.id = chain.head_, .len = written};
   const std::size_t slot = progress_.next_used % config_.size;
   std::memcpy(used_.data() + kRingOffset + slot * kUsedEntry, &element, sizeof element);
@@ -208,8 +208,8 @@ bool Queue::enable_kicks() {
   return available != progress_.next_available;
 }
 
-void Queue::mark_written(std::span<const iovec> segments, std::uint64_t bytes) const {
-  for (const iovec& segment : segments) {
+void Queue::mark_written(const Chain& chain, std::uint64_t bytes) const {
+  for (const iovec& segment : chain.writable()) {
     if (bytes == 0) return;
     const std::uint64_t part = bytes < segment.iov_len ? bytes : segment.iov_len;
     mark_dirty(segment.iov_base, part);

@@ -89,6 +89,9 @@ class Queue {
   // Gives a request back after `written` bytes of its writable part were filled from the start,
   // and marks the pages of those as written by the VMM. The driver sees it after publish().
   void push(const Chain& chain, std::uint32_t written);
+  // Marks the pages of the first `bytes` of a request's writable part as written by the VMM, where
+  // it is not given back, or not with all of them.
+  void mark_written(const Chain& chain, std::uint64_t bytes) const;
   // Shows the driver what was pushed. True where it wants an interrupt for it.
   [[nodiscard]] bool publish();
 
@@ -106,7 +109,6 @@ class Queue {
 
   [[nodiscard]] Result<> resolve(std::uint16_t head, Chain& chain) const;
   [[nodiscard]] Result<> add_segment(const vring_desc& descriptor, Chain& chain) const;
-  void mark_written(std::span<const iovec> segments, std::uint64_t bytes) const;
   void mark_dirty(const void* start, std::uint64_t bytes) const;
 
   GuestMemory* memory_;
