@@ -217,20 +217,20 @@ void DeviceFuzzer::add_request(Input& input) {
   if (kicks) write(VIRTIO_MMIO_QUEUE_NOTIFY, index);
 }
 
-// Has a new device take the place of this one, which is stopped, with a state from a peer; false
+// Has a new device take the place of this one, which is stopped, with a state from a peer; error
 // where it refuses.
-bool DeviceFuzzer::take_over(std::span<const std::byte> state) {
+Result<> DeviceFuzzer::take_over(std::span<const std::byte> state) {
   auto other = attach();
   const auto before = saved(*other);
   ByteReader reader(state);
-  if (!other->restore(reader)) {
+  if (auto accepted = other->restore(reader); !accepted) {
     check(saved(*other) == before, "a device that refuses a state keeps its own");
-    return false;
+    return accepted;
   }
   const auto read = state.first(state.size() - reader.remaining());
   check(std::ranges::equal(saved(*other), read), "a device saves what it was restored from");
   transport_ = std::move(other);
-  return true;
+  return success();
 }
 
 // Stops the device and saves it; then it goes on, or another one takes the state over, which a peer
@@ -244,14 +244,17 @@ void DeviceFuzzer::stop_and_move(Input& input) {
       const std::size_t at = input.get<std::uint8_t>() % state.size();
       state[at] = std::byte{input.get<std::uint8_t>()};
     }
-    check(take_over(state) || changes != 0, "a device takes over what another has saved");
+    const auto accepted = take_over(state);
+    if (!accepted && changes == 0) {
+      check(false, "a device takes over what another has saved: " + accepted.error().message());
+    }
   }
   transport_->resume();
 }
 
 bool DeviceFuzzer::restore(std::span<const std::byte> state) {
   transport_->quiesce();
-  const bool accepted = take_over(state);
+  const bool accepted = take_over(state).has_value();
   transport_->resume();
   return accepted;
 }

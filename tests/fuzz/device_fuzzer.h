@@ -62,7 +62,7 @@ class DeviceFuzzer {
   void start_driver(Input& input);
   void add_request(Input& input);
   void stop_and_move(Input& input);
-  [[nodiscard]] bool take_over(std::span<const std::byte> state);
+  [[nodiscard]] Result<> take_over(std::span<const std::byte> state);
   void turn();
   void check_dirty();
 
