@@ -11,9 +11,16 @@ from lab.source import REPOSITORY
 from lab.sysroot import sysroot
 
 __all__ = [
-    "KernelArtifact", "NAMED", "debian_packages", "guest_image", "kernel", "kernel_headers",
-    "path_of", "selftests", "sysroot",
+    "KernelArtifact", "NAMED", "debian_packages", "guest_image", "guest_programs", "kernel",
+    "kernel_headers", "path_of", "selftests", "sysroot",
 ]
+
+
+def _recipes() -> None:
+    """Make the guest images' own package importable. (It uses this one, so it is imported late.)"""
+    folder = str(REPOSITORY / "guest-images")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def guest_image(name: str, build: Path | None = None) -> Path:
@@ -21,13 +28,18 @@ def guest_image(name: str, build: Path | None = None) -> Path:
 
     `build` is the arm64 build whose programs go in; by default build/arm64, brought up to date.
     """
-    folder = str(REPOSITORY / "guest-images")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    # Imported here because the recipes themselves use this package.
+    _recipes()
     from guest_images.recipes import guest_image as make
 
     return make(name, build)
+
+
+def guest_programs() -> list[str]:
+    """Targets of the arm64 build whose programs go into the guest images."""
+    _recipes()
+    from guest_images.programs import OURS
+
+    return list(OURS)
 
 
 NAMED: dict[str, Callable[[], Path]] = {

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import IO
 
 from lab import packages
-from lab.artifacts import guest_image, kernel, kernel_headers
+from lab.artifacts import guest_image, guest_programs, kernel, kernel_headers
 from lab.background import Background
 from lab.build import build_arm64
 from lab.errors import LabError
 from lab.host import Host
 from lab.progress import elapsed_text, note, step
 
-TARGETS = ["vmm", "workload", "guest_init"]
 INIT_REACHED = "vmm-guest: init reached"
 READY = "vmm-guest: ready"
 GUEST_COMMAND = "uname -srm; grep -c processor /proc/cpuinfo; free | head -n 2"
@@ -64,7 +63,7 @@ def prepare() -> Path:
         kernel("lab")
 
     lab = Background(kernels)
-    build = build_arm64(TARGETS)
+    build = build_arm64(["vmm", *guest_programs()])
     lab.result()
     return build
 
