@@ -1,10 +1,11 @@
 """A whole Debian system with systemd and sshd on a disk image.
 
-This machine downloads and unpacks its packages; they are installed, and so their scripts run, in an
-emulated arm64 host.
+This machine downloads and unpacks its packages; they are configured, and so their scripts run, in
+an emulated arm64 host.
 """
 
 from pathlib import Path
+from shlex import quote
 
 from guest_images.disk import format_disk
 from lab.cache import cached, file_hash
@@ -17,14 +18,15 @@ PACKAGES = [
     "?essential", "usr-is-merged", "systemd-sysv", "udev", "dbus", "openssh-server", "iproute2",
     "iputils-ping", "kmod", "login", "passwd", "e2fsprogs",
 ]
-# Unpacked as in a merged /usr; the packages themselves stay for the installation in the lab.
+FILES = Path(__file__).resolve().parent.parent / "full"
+SETUP = FILES / "setup"
+UNPACKED = FILES / "unpacked"
 OPTIONS = [
     "--setup-hook=/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh",
-    "--skip=essential/unlink,cleanup/apt/cache",
+    f"--extract-hook={quote(str(UNPACKED))} \"$1\"",
 ]
 SIZE_MIB = 2048
 INSTALL_TIMEOUT_S = 2100
-SETUP = Path(__file__).resolve().parent.parent / "full" / "setup"
 SHARE = "/packages"
 
 
@@ -33,8 +35,8 @@ def full_disk() -> Path:
     lab's key. Guests get copies."""
     codename, _ = debian_sources()
     public = ssh_key().with_suffix(".pub")
-    key = {"codename": codename, "packages": PACKAGES, "options": OPTIONS, "size": SIZE_MIB,
-           "files": [file_hash(path) for path in (SETUP, public, Path(__file__))]}
+    key = {"codename": codename, "packages": PACKAGES, "size": SIZE_MIB,
+           "files": [file_hash(path) for path in (SETUP, UNPACKED, public, Path(__file__))]}
 
     def build(into: Path) -> None:
         folder = _packages(codename)
@@ -51,11 +53,12 @@ def full_disk() -> Path:
 
 
 def _packages(codename: str) -> Path:
-    """Folder with root.tar: the packages, and what is in them."""
+    """Folder with root.tar: the packages' files, and dpkg's database that says they are unpacked."""
 
     def build(into: Path) -> None:
         with step("fetch a Debian system's arm64 packages") as current:
             make_root_tar(PACKAGES, "arm64", into, current, OPTIONS)
 
-    return cached("full-packages",
-                  {"codename": codename, "packages": PACKAGES, "options": OPTIONS}, build)
+    key = {"codename": codename, "packages": PACKAGES,
+           "files": [file_hash(path) for path in (UNPACKED, Path(__file__))]}
+    return cached("full-packages", key, build)
