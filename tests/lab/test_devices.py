@@ -120,8 +120,9 @@ def test_what_is_trimmed_is_freed_on_the_host(guest: NetworkGuest) -> None:
 
 
 def ping(guest: NetworkGuest, count: int, timeout: float) -> None:
-    """Flood the guest with echo requests; all must come back."""
-    done = guest.host.run([PING, "-f", "-q", "-c", str(count), guest.address], timeout, False)
+    """Flood the guest with echo requests, several under way at a time; all must come back."""
+    done = guest.host.run([PING, "-f", "-l", "32", "-q", "-c", str(count), guest.address], timeout,
+                          False)
     assert f"{count} packets transmitted, {count} received, 0% packet loss" in done.stdout, done
 
 
