@@ -192,6 +192,17 @@ TEST(GuestConfigTest, SyntaxErrorsNameTheirLine) {
   }
 }
 
+TEST(GuestConfigTest, CharactersBeyondAsciiStandInStringsOnly) {
+  for (const char* character : {"\u00a1", "\u00e4", "\u0492", "\u1680", "\u2030", "\ufefe"}) {
+    const auto text = std::string("memory = '32M'\nboot.kernel = '") + character + "'\n";
+    EXPECT_TRUE(parse_guest_config(text, kFile)) << character;
+    for (const std::string& bad :
+         {text + "n" + character + " = 1", text + "n = " + character, character + text}) {
+      EXPECT_FALSE(parse_guest_config(bad, kFile)) << bad;
+    }
+  }
+}
+
 TEST(GuestConfigTest, DeepNestingIsASyntaxErrorOnly) {
   const auto config = parse_guest_config("a = " + std::string(100'000, '['), kFile);
   expect_error(config, ErrorKind::kUsage, kFile);
