@@ -133,6 +133,16 @@ TEST_F(NetStateTest, MovesTheOffloadsThatTheDriverHasChosen) {
   EXPECT_EQ(port.offload_set, TUN_F_CSUM | TUN_F_TSO4);
 }
 
+// Only a peer that lies says so; it is kept, and of no effect.
+TEST_F(NetStateTest, UsesNoOffloadThatTheDriverDoesNotKnow) {
+  rig.start(bit(VIRTIO_NET_F_GUEST_CSUM));
+  auto state = stop();
+  const std::uint64_t offloads = bit(VIRTIO_NET_F_GUEST_CSUM) | bit(VIRTIO_NET_F_GUEST_TSO4);
+  std::memcpy(&state[state.size() - kOffloads], &offloads, sizeof offloads);
+  move(state);
+  EXPECT_EQ(port.offload_set, unsigned{TUN_F_CSUM});
+}
+
 TEST_F(NetStateTest, MovesAnAnnouncementThatTheDriverHasNotMade) {
   rig.start();
   net->announce();

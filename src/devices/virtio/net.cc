@@ -156,7 +156,7 @@ void Net::activate() {
   if (!active()) {
     // Restored: what the driver has chosen came with the state, and frames that already wait here
     // are for it.
-    set_guest_offloads(state_.guest_offloads & features());
+    have_port_prepare(state_.guest_offloads & features());
     return;
   }
   set_guest_offloads(features() & guest_offload_features(port_.offload()));
@@ -214,6 +214,10 @@ void Net::port_lost() {
 
 void Net::set_guest_offloads(std::uint64_t features) {
   state_.guest_offloads = features;
+  have_port_prepare(features);
+}
+
+void Net::have_port_prepare(std::uint64_t features) {
   const auto set = port_.set_offload(port_flags(features));
   if (!set && !port_is_lost_) log(LogLevel::kWarning, "{}: {}", name_, set.error().message());
 }

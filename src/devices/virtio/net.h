@@ -72,6 +72,7 @@ class Net final : public VirtioDevice {
   // Carries a command out; false where it is unknown or malformed.
   [[nodiscard]] bool command(std::span<const std::byte> request) VMM_REQUIRES(mutex_);
   void set_guest_offloads(std::uint64_t features) VMM_REQUIRES(mutex_);
+  void have_port_prepare(std::uint64_t features) VMM_REQUIRES(mutex_);
   void port_lost() VMM_REQUIRES(mutex_);
   void driver_broke(const Error& error) VMM_REQUIRES(mutex_);
 
