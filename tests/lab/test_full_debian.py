@@ -40,7 +40,8 @@ def test_a_debian_system_is_logged_in_to_by_ssh_and_shuts_down(vmm_with_debian: 
                       cmdline="quiet root=/dev/vda rw",
                       devices=disk("root", "/dev/vda", direct=True) + net("tap0"))
     guest.wait("debian login:", START_TIMEOUT_S)
-    leases = vmm.shell("dumpleases -f /run/udhcpd.leases").stdout
+    # The server writes its leases when it is told to.
+    leases = vmm.shell("killall -USR1 udhcpd; sleep 1; dumpleases -f /run/udhcpd.leases").stdout
     address = next(word for word in leases.split() if word.startswith(f"{NETWORK}."))
     ssh = (f"/usr/bin/ssh -i {KEY} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
            f"-o LogLevel=ERROR root@{address} ")
