@@ -233,7 +233,7 @@ def test_devices_survive_the_loss_of_their_driver_under_load(
 def test_devices_survive_losing_their_driver_again_and_again(
     guest: NetworkGuest, driver: str
 ) -> None:
-    hot_reset(guest, driver, 60, 600)
+    hot_reset(guest, driver, 30, 600)
 
 
 def test_a_reboot_keeps_what_is_on_the_disks(device_host: VmmHost, guest: NetworkGuest) -> None:
