@@ -33,8 +33,8 @@ void run(Input& input) {
           case 0:
             clock.now += events.get<std::uint8_t>();
             break;
-          case 1:  // somebody sets the host's clock, to a time that clocks have
-            clock.now = events.get<std::uint32_t>();
+          case 1:  // somebody sets the host's clock, to a time this century
+            clock.now = events.get<std::uint32_t>() / 2;
             break;
           default:
             device.on_alarm();
