@@ -11,7 +11,7 @@ import sys
 ALLOWED = {
     "base": {"base"},
     "memory": {"memory", "base"},
-    "kvm": {"kvm", "base"},
+    "kvm": {"kvm", "memory", "base"},
     "devices": {"devices", "memory", "base"},
     "migration": {"migration", "memory", "base"},
     "vmm": {"vmm", "migration", "devices", "memory", "kvm", "base"},

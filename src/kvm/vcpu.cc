@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "kvm/ioctl.h"
+#include "kvm/register_id.h"
 
 namespace vmm::kvm {
 namespace {
@@ -16,13 +17,23 @@ constexpr std::uint64_t core_register(std::size_t offset) {
 }
 constexpr std::uint64_t kPc = core_register(offsetof(kvm_regs, regs.pc));
 constexpr std::uint64_t kX0 = core_register(offsetof(kvm_regs, regs.regs));
-constexpr std::uint64_t kMpidrEl1 = ARM64_SYS_REG(3, 0, 0, 0, 5);
 
 // Aff3, Aff2, Aff1 and Aff0 of MPIDR_EL1 (Arm ARM, D19.2.101).
 constexpr std::uint64_t kAffinityMask = 0xff'00ff'ffff;
 
 void request(kvm_vcpu_init& target, unsigned feature) {
-  target.features[feature / 32] |= 1U << (feature % 32);
+  target.features[0] |= 1U << feature;  // all there are so far are in the first word
+}
+
+// Before KVM_ARM_VCPU_FINALIZE. KVM can hide lengths from the largest down, but none in between.
+Result<> set_sve_lengths(const Fd& fd, const SveLengths& lengths) {
+  if (lengths.size() != KVM_ARM64_SVE_VLS_WORDS) {
+    return fail(ErrorKind::kHost, "{} words of SVE vector lengths", lengths.size());
+  }
+  kvm_one_reg reg{.id = KVM_REG_ARM64_SVE_VLS,
+                  .addr = reinterpret_cast<std::uintptr_t>(lengths.data())};
+  TRY(KVM_CALL(fd, KVM_SET_ONE_REG, &reg));
+  return success();
 }
 
 }  // namespace
@@ -41,11 +52,17 @@ Result<std::unique_ptr<Vcpu>> Vcpu::adopt(Fd fd, unsigned index, std::size_t run
   if (features.pmu) request(target, KVM_ARM_VCPU_PMU_V3);
   TRY(KVM_CALL(fd, KVM_ARM_VCPU_INIT, &target));
   if (features.sve) {
+    if (!features.sve_lengths.empty()) {
+      TRY(with_context(set_sve_lengths(fd, features.sve_lengths),
+                       "this CPU does not have the SVE vector lengths of the guest"));
+    }
     int feature = KVM_ARM_VCPU_SVE;
     TRY(KVM_CALL(fd, KVM_ARM_VCPU_FINALIZE, &feature));
   }
   TRY(auto run, Mapping::shared(fd, run_size));
-  return std::unique_ptr<Vcpu>(new Vcpu(std::move(fd), std::move(run)));
+  // Off at its start is said once: a reset leaves power to whoever asks for it.
+  const auto kept = target.features[0] & ~(1U << KVM_ARM_VCPU_POWER_OFF);
+  return std::unique_ptr<Vcpu>(new Vcpu(std::move(fd), std::move(run), target_type, kept));
 }
 
 Result<> Vcpu::init_pmu(std::uint32_t interrupt) {

@@ -41,6 +41,9 @@ class Vm {
   // Drives the input of a shared peripheral interrupt (0 based, INTID 32 + spi).
   [[nodiscard]] Result<> set_spi_level(unsigned spi, bool level);
 
+  // For the rest of this folder.
+  [[nodiscard]] const Fd& fd() const { return fd_; }
+
  private:
   Vm(Fd fd, std::size_t run_size) : fd_(std::move(fd)), run_size_(run_size) {}
 
