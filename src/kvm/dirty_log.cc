@@ -49,7 +49,11 @@ Result<std::unique_ptr<KvmDirtyLog>> KvmDirtyLog::create(Vm& vm, std::uint32_t s
                                                          std::span<std::byte> memory) {
   TRY(prepare(vm));
   TRY(const auto modes, check(vm, KVM_CAP_ARM_HW_DIRTY_LOG));
-  TRY(auto stats, VmStats::open(vm));
+  TRY(const auto has_stats, check(vm, KVM_CAP_BINARY_STATS_FD));
+  std::optional<VmStats> stats;
+  if (has_stats != 0) {
+    TRY(stats, VmStats::open(vm));
+  }
   std::unique_ptr<KvmDirtyLog> log(new KvmDirtyLog(vm, std::move(stats), slot, ipa, memory,
                                                    (modes & (1U << KVM_ARM_DIRTY_LOG_HW)) != 0));
   TRY(log->set_slot(false));
@@ -106,15 +110,12 @@ Result<> KvmDirtyLog::set_mode(DirtyLogMode mode) {
 }
 
 Result<DirtyLogMode> KvmDirtyLog::mode_in_force() const {
-  TRY(const auto mode, stats_.read("hw_dirty_log_mode"));
-  return mode.value_or(KVM_ARM_DIRTY_LOG_WRPROT) == KVM_ARM_DIRTY_LOG_HW
-             ? DirtyLogMode::kHardware
-             : DirtyLogMode::kWriteProtect;
+  TRY(const auto mode, statistic("hw_dirty_log_mode"));
+  return mode == KVM_ARM_DIRTY_LOG_HW ? DirtyLogMode::kHardware : DirtyLogMode::kWriteProtect;
 }
 
 Result<std::uint64_t> KvmDirtyLog::armed() const {
-  TRY(const auto leaves, stats_.read("hw_dirty_leaves_armed"));
-  return leaves.value_or(0);
+  return statistic("hw_dirty_leaves_armed");
 }
 
 Result<> KvmDirtyLog::get(std::span<std::uint64_t> bits) {
@@ -152,6 +153,14 @@ Result<> KvmDirtyLog::stop() {
   if (!off) return off;
   on_ = false;
   return mode;
+}
+
+// A counter that kernels without hardware logging do not have: there it is 0, which is also the
+// mode that they have.
+Result<std::uint64_t> KvmDirtyLog::statistic(std::string_view name) const {
+  if (!stats_) return std::uint64_t{0};
+  TRY(const auto value, stats_->read(name));
+  return value.value_or(0);
 }
 
 Result<> KvmDirtyLog::set_slot(bool logging) {

@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
 
 #include "kvm/vm.h"
 #include "kvm/vm_stats.h"
@@ -35,7 +37,7 @@ class KvmDirtyLog final : public DirtyLog {
   [[nodiscard]] Result<> stop() override;
 
  private:
-  KvmDirtyLog(Vm& vm, VmStats stats, std::uint32_t slot, std::uint64_t ipa,
+  KvmDirtyLog(Vm& vm, std::optional<VmStats> stats, std::uint32_t slot, std::uint64_t ipa,
               std::span<std::byte> memory, bool hardware)
       : vm_(vm),
         stats_(std::move(stats)),
@@ -44,12 +46,13 @@ class KvmDirtyLog final : public DirtyLog {
         memory_(memory),
         hardware_(hardware) {}
 
+  [[nodiscard]] Result<std::uint64_t> statistic(std::string_view name) const;
   [[nodiscard]] Result<> set_slot(bool logging);
   [[nodiscard]] Result<> request_mode(DirtyLogMode mode);
   [[nodiscard]] Result<> turn_on(DirtyLogMode mode);
 
   Vm& vm_;
-  VmStats stats_;
+  std::optional<VmStats> stats_;  // from Linux 5.14 on
   const std::uint32_t slot_;
   const std::uint64_t ipa_;
   const std::span<std::byte> memory_;
