@@ -99,6 +99,13 @@ TEST(CpuIdentityTest, DifferencesNameRegisterFieldAndBothValues) {
                                        "0x2021111002122121"}));
 }
 
+TEST(CpuIdentityTest, ADifferenceWithinAFieldIsNotOneOfTheWholeRegister) {
+  auto host = example();
+  host.registers[1].value ^= 0x1ULL << 60;
+  EXPECT_THAT(compare(example(), host),
+              ElementsAre(IdDifference{kIsar0, "ID_AA64ISAR0_EL1.RNDR", "0x1", "0x0"}));
+}
+
 TEST(CpuIdentityTest, WhatIsNoRegisterDiffersByName) {
   struct Case {
     void (*change)(CpuIdentity&);
