@@ -1,0 +1,208 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "migration/limits.h"
+#include "migration/manifest.h"
+#include "migration/migration_id.h"
+
+// The bytes of the migration protocol (docs/migration-protocol.md), all little-endian. Decoders
+// take nothing on trust; their errors are of kind kFailed. Whatever decodes is encoded as the same
+// bytes.
+namespace vmm::migration {
+
+// --- Preamble: what the side that connects says first ---
+
+enum class ConnectionKind : std::uint8_t { kControl = 1, kData = 2, kQuery = 3 };
+
+struct Preamble {
+  ConnectionKind kind = ConnectionKind::kControl;
+  MigrationId id;
+  Secret secret{};            // zero but for kData
+  std::uint16_t channel = 0;  // index of a data channel; 0 but for kData
+  [[nodiscard]] bool operator==(const Preamble&) const = default;
+};
+inline constexpr std::size_t kPreambleBytes = 48;
+
+[[nodiscard]] std::array<std::byte, kPreambleBytes> encode(const Preamble& preamble);
+// Another version is an error that names both.
+[[nodiscard]] Result<Preamble> decode_preamble(std::span<const std::byte, kPreambleBytes> bytes);
+
+// The answer to it. Its head has a fixed size; the text is what remains to be read then.
+struct PreambleAnswer {
+  std::uint8_t status = 0;  // 0: go on; anything else: refused
+  std::string text;         // why
+  [[nodiscard]] bool operator==(const PreambleAnswer&) const = default;
+};
+struct PreambleAnswerHead {
+  std::uint8_t status = 0;
+  std::uint32_t text_bytes = 0;  // at most kMaxText
+};
+inline constexpr std::size_t kPreambleAnswerHeadBytes = 17;
+
+// A text that is too long or not printable is made fit, as printable() says.
+[[nodiscard]] std::vector<std::byte> encode(const PreambleAnswer& answer);
+[[nodiscard]] Result<PreambleAnswerHead> decode_answer_head(
+    std::span<const std::byte, kPreambleAnswerHeadBytes> bytes);
+[[nodiscard]] Result<PreambleAnswer> decode_answer(const PreambleAnswerHead& head,
+                                                   std::span<const std::byte> text);
+
+// --- Messages of the control and query connections ---
+
+enum class MessageType : std::uint32_t {
+  kManifest = 1,
+  kAccept,
+  kRefuse,
+  kRoundEnd,
+  kRoundAck,
+  kRehearse,
+  kRehearsed,
+  kState,
+  kVerify,
+  kDigest,
+  kPrepared,
+  kCommit,
+  kStarted,
+  kDiscarded,
+  kDone,
+  kCancel,
+  kHeartbeat,
+  kOutcome,
+};
+[[nodiscard]] std::string_view to_string(MessageType type);
+
+// Source to destination: the first message.
+struct ManifestMessage {
+  Manifest manifest;
+  [[nodiscard]] bool operator==(const ManifestMessage&) const = default;
+};
+// Destination to source: the machine is built and fully armed.
+struct Accept {
+  Secret secret{};             // for the data channels' preambles
+  std::uint16_t channels = 1;  // data channels granted, 1 to kMaxDataChannels
+  std::string notes;           // for the operator; may be empty
+  [[nodiscard]] bool operator==(const Accept&) const = default;
+};
+// Destination to source: this guest cannot come here. The text names the field and both values.
+struct Refuse {
+  ErrorKind kind = ErrorKind::kFailed;  // kFailed, kUsage, kHost or kMigration
+  std::string text;
+  [[nodiscard]] bool operator==(const Refuse&) const = default;
+};
+// Source to destination: all of a round has been written to the data channels.
+struct RoundEnd {
+  std::uint32_t round = 0;
+  [[nodiscard]] bool operator==(const RoundEnd&) const = default;
+};
+// Destination to source: all data channels have reached the end of the round.
+struct RoundAck {
+  std::uint32_t round = 0;
+  [[nodiscard]] bool operator==(const RoundAck&) const = default;
+};
+// Source to destination: restore this state for practice, and time it.
+struct Rehearse {
+  std::vector<std::byte> state;  // at most kMaxMachineState
+  [[nodiscard]] bool operator==(const Rehearse&) const = default;
+};
+struct Rehearsed {
+  std::uint64_t restore_ns = 0;
+  [[nodiscard]] bool operator==(const Rehearsed&) const = default;
+};
+// Source to destination: the machine's state, for good.
+struct State {
+  std::vector<std::byte> state;  // at most kMaxMachineState
+  [[nodiscard]] bool operator==(const State&) const = default;
+};
+// Source to destination: send the digest of the guest's memory.
+struct Verify {
+  [[nodiscard]] bool operator==(const Verify&) const = default;
+};
+struct Digest {
+  std::array<std::byte, 32> sha256{};
+  [[nodiscard]] bool operator==(const Digest&) const = default;
+};
+// Destination to source: memory and state are complete; nothing runs.
+struct Prepared {
+  std::uint64_t restore_ns = 0;
+  [[nodiscard]] bool operator==(const Prepared&) const = default;
+};
+// Source to destination: the guest is yours.
+struct Commit {
+  std::uint64_t paused_ns = 0;  // since the vCPUs were paused: what the counter is advanced by
+  [[nodiscard]] bool operator==(const Commit&) const = default;
+};
+// Destination to source: the guest runs here.
+struct Started {
+  std::uint64_t disks_ns = 0;   // opening and locking the disks
+  std::uint64_t record_ns = 0;  // the decision record
+  std::uint64_t start_ns = 0;   // from then to running vCPUs
+  [[nodiscard]] bool operator==(const Started&) const = default;
+};
+// Destination to source: the guest will never run here.
+struct Discarded {
+  std::string text;
+  [[nodiscard]] bool operator==(const Discarded&) const = default;
+};
+// Source to destination: STARTED has arrived; the connection may go.
+struct Done {
+  [[nodiscard]] bool operator==(const Done&) const = default;
+};
+// Both ways, before the commit.
+struct Cancel {
+  std::string text;
+  [[nodiscard]] bool operator==(const Cancel&) const = default;
+};
+struct Heartbeat {
+  [[nodiscard]] bool operator==(const Heartbeat&) const = default;
+};
+// What a destination has decided, for good.
+enum class Outcome : std::uint8_t { kStarted = 1, kDiscarded = 2 };
+[[nodiscard]] std::string_view to_string(Outcome outcome);
+// The answer on a query connection.
+struct OutcomeMessage {
+  Outcome outcome = Outcome::kDiscarded;
+  [[nodiscard]] bool operator==(const OutcomeMessage&) const = default;
+};
+
+using Message = std::variant<ManifestMessage, Accept, Refuse, RoundEnd, RoundAck, Rehearse,
+                             Rehearsed, State, Verify, Digest, Prepared, Commit, Started, Discarded,
+                             Done, Cancel, Heartbeat, OutcomeMessage>;
+
+[[nodiscard]] MessageType type_of(const Message& message);
+
+// --- Frames ---
+
+struct FrameHeader {
+  std::uint32_t type = 0;
+  std::uint32_t length = 0;  // of the payload, bytes
+  [[nodiscard]] bool operator==(const FrameHeader&) const = default;
+};
+inline constexpr std::size_t kFrameHeaderBytes = 8;
+
+[[nodiscard]] std::array<std::byte, kFrameHeaderBytes> encode(const FrameHeader& header);
+// Error where the type is unknown or the length beyond max_payload(type): to be asked before
+// anything is allocated for the payload.
+[[nodiscard]] Result<FrameHeader> decode_frame_header(
+    std::span<const std::byte, kFrameHeaderBytes> bytes);
+// Longest payload of a type, bytes. Error for an unknown type.
+[[nodiscard]] Result<std::size_t> max_payload(std::uint32_t type);
+
+// A message's payload. Texts are made fit as printable() says; an error where a manifest does not
+// check() or a state is longer than kMaxMachineState.
+[[nodiscard]] Result<std::vector<std::byte>> encode_payload(const Message& message);
+[[nodiscard]] Result<Message> decode_payload(std::uint32_t type,
+                                             std::span<const std::byte> payload);
+
+// Text as it may travel and be shown on the peer's terminal: printable ASCII, at most kMaxText
+// bytes; what is not becomes '?', what is too long ends in "...".
+[[nodiscard]] std::string printable(std::string_view text);
+
+}  // namespace vmm::migration
