@@ -1,0 +1,184 @@
+#include "migration/policy.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace vmm::migration {
+namespace {
+
+using namespace std::chrono_literals;
+using Seconds = std::chrono::duration<double>;
+
+// Measurements of one round say little about the next few milliseconds.
+constexpr Nanoseconds kMargin = 2ms;
+constexpr int kMarginDivisor = 10;
+// A round of fewer pages measures the round trip rather than the rate.
+constexpr std::uint64_t kMeasurablePages = 256;
+// A zero page is read, not sent: its part of a page's cost.
+constexpr double kZeroPageShare = 0.125;
+// A scan this short is not worth a round to be rid of it.
+constexpr Nanoseconds kCheapScan = 1ms;
+// A round brings the estimate down when it takes at least this part off.
+constexpr double kProgress = 0.9;
+// Rounds go on below the downtime limit while each takes at least this part off what is left, and
+// sending still is most of it.
+constexpr double kPolishProgress = 0.7;
+constexpr unsigned kMaxPolish = 2;
+constexpr unsigned kStalledRounds = 2;
+
+double milliseconds(Nanoseconds time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
+
+Nanoseconds scaled(Nanoseconds time, double factor) {
+  return std::chrono::duration_cast<Nanoseconds>(Seconds(time) * factor);
+}
+
+}  // namespace
+
+std::string_view to_string(RoundAction action) {
+  switch (action) {
+    case RoundAction::kContinue:
+      return "continue";
+    case RoundAction::kSwitchToWriteProtect:
+      return "switch to write-protect";
+    case RoundAction::kSwitchToHardware:
+      return "switch to hardware";
+    case RoundAction::kStopAndCopy:
+      return "stop and copy";
+    case RoundAction::kGiveUp:
+      return "give up";
+  }
+  return "unknown";
+}
+
+Nanoseconds RoundPolicy::Estimate::total() const {
+  const auto sum = send + harvest + state;
+  return sum + sum / kMarginDivisor + kMargin;
+}
+
+Nanoseconds RoundPolicy::Estimate::without_scan() const {
+  return Estimate{send, Nanoseconds{0}, state}.total();
+}
+
+DirtyLogMode RoundPolicy::first_mode() const {
+  return limits_.hardware_offered && limits_.log != LogChoice::kWriteProtect
+             ? DirtyLogMode::kHardware
+             : DirtyLogMode::kWriteProtect;
+}
+
+RoundDecision RoundPolicy::after_round(const RoundFacts& facts, const RehearsalFacts& rehearsal,
+                                       Nanoseconds elapsed) {
+  learn(facts);
+  const auto now = estimate(facts, rehearsal);
+  const auto total = now.total();
+  stalled_ = best_ && total > scaled(*best_, kProgress) ? stalled_ + 1 : 0;
+  auto decision = decide(facts, now, elapsed);
+  best_ = best_ ? std::min(*best_, total) : total;
+  last_ = total;
+  return decision;
+}
+
+void RoundPolicy::learn(const RoundFacts& facts) {
+  const double work = static_cast<double>(facts.pages_sent) +
+                      kZeroPageShare * static_cast<double>(facts.zero_pages);
+  if (work < 1) return;
+  const double measured = Seconds(facts.duration).count() / work;
+  if (page_seconds_ == 0) {
+    page_seconds_ = measured;
+  } else if (facts.pages_sent >= kMeasurablePages) {
+    page_seconds_ = (page_seconds_ + measured) / 2;
+  }
+}
+
+RoundPolicy::Estimate RoundPolicy::estimate(const RoundFacts& facts,
+                                            const RehearsalFacts& rehearsal) const {
+  // More than an hour is not a downtime; and it must not overflow.
+  constexpr Seconds kMost = 1h;
+  const Seconds send(static_cast<double>(facts.dirty_at_end) * page_seconds_);
+  return {.send = std::chrono::duration_cast<Nanoseconds>(std::min(send, kMost)),
+          .harvest = facts.get_time,
+          .state = rehearsal.save + rehearsal.transfer + rehearsal.restore};
+}
+
+RoundDecision RoundPolicy::decide(const RoundFacts& facts, const Estimate& now,
+                                  Nanoseconds elapsed) {
+  const bool last_round = facts.n >= limits_.max_rounds || elapsed >= limits_.total_time;
+  if (last_round) {
+    if (now.total() <= limits_.downtime) {
+      return {RoundAction::kStopAndCopy, now.total(), "within the downtime limit"};
+    }
+    return at_limit(now, facts.n >= limits_.max_rounds
+                             ? fmt::format("round limit of {} reached", limits_.max_rounds)
+                             : fmt::format("time limit of {:.0f} s reached",
+                                           Seconds(limits_.total_time).count()));
+  }
+  const bool scans = facts.mode == DirtyLogMode::kHardware;
+  const bool sheds_scan = scans && may_change(DirtyLogMode::kWriteProtect);
+  if ((sheds_scan ? now.without_scan() : now.total()) <= limits_.downtime) {
+    return when_near(facts, now);
+  }
+  return when_stalled(facts, now);
+}
+
+RoundDecision RoundPolicy::at_limit(const Estimate& now, std::string why) const {
+  why += fmt::format(", the downtime would be {:.1f} ms where {:.1f} ms are allowed",
+                     milliseconds(now.total()), milliseconds(limits_.downtime));
+  return {limits_.on_timeout == OnTimeout::kStopAndCopy ? RoundAction::kStopAndCopy
+                                                        : RoundAction::kGiveUp,
+          now.total(), std::move(why)};
+}
+
+RoundDecision RoundPolicy::when_near(const RoundFacts& facts, const Estimate& now) {
+  const bool nothing_left = facts.dirty_at_end == 0 && now.harvest <= kCheapScan;
+  if (facts.mode == DirtyLogMode::kHardware && may_change(DirtyLogMode::kWriteProtect) &&
+      !nothing_left) {
+    return change(DirtyLogMode::kWriteProtect, now,
+                  "the stop is near, and its harvest needs no scan then");
+  }
+  const bool sinking = !last_ || now.total() < scaled(*last_, kPolishProgress);
+  if (sinking && polished_ < kMaxPolish && now.send > now.harvest + now.state + kMargin) {
+    ++polished_;
+    return {RoundAction::kContinue, now.total(), "another round makes the downtime shorter still"};
+  }
+  return {RoundAction::kStopAndCopy, now.total(), "within the downtime limit"};
+}
+
+RoundDecision RoundPolicy::when_stalled(const RoundFacts& facts, const Estimate& now) {
+  if (stalled_ < kStalledRounds) {
+    return {RoundAction::kContinue, now.total(),
+            fmt::format("{} pages left, {:.1f} ms of downtime", facts.dirty_at_end,
+                        milliseconds(now.total()))};
+  }
+  const Estimate rest{Nanoseconds{0}, now.harvest, now.state};
+  const bool hardware = facts.mode == DirtyLogMode::kHardware;
+  if (hardware && may_change(DirtyLogMode::kWriteProtect)) {
+    return change(DirtyLogMode::kWriteProtect, now, "the guest writes as fast as pages are sent");
+  }
+  if (rest.total() > limits_.downtime) {
+    return at_limit(now, "no round can help: the machine's state alone takes too long");
+  }
+  if (!hardware && may_change(DirtyLogMode::kHardware)) {
+    return change(DirtyLogMode::kHardware, now,
+                  "write-protection did not help, so the guest gets its speed back");
+  }
+  return {RoundAction::kContinue, now.total(), "the guest writes as fast as pages are sent"};
+}
+
+bool RoundPolicy::may_change(DirtyLogMode to) const {
+  if (limits_.log != LogChoice::kAuto || !limits_.hardware_offered) return false;
+  // The last change is one to write-protect: that is where a stop is cheapest.
+  return mode_changes_ < (to == DirtyLogMode::kHardware ? kMaxModeChanges - 1 : kMaxModeChanges);
+}
+
+RoundDecision RoundPolicy::change(DirtyLogMode to, const Estimate& now, std::string why) {
+  ++mode_changes_;
+  stalled_ = 0;
+  return {to == DirtyLogMode::kHardware ? RoundAction::kSwitchToHardware
+                                        : RoundAction::kSwitchToWriteProtect,
+          now.total(), std::move(why)};
+}
+
+}  // namespace vmm::migration
