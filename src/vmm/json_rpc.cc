@@ -2,8 +2,6 @@
 
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
-// Boost.JSON is compiled here, so that no library file is needed for it.
-#include <boost/json/src.hpp>
 
 namespace vmm {
 namespace json = boost::json;
