@@ -1,0 +1,274 @@
+#include "migration/policy.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+namespace vmm::migration {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kHw = DirtyLogMode::kHardware;
+constexpr auto kWp = DirtyLogMode::kWriteProtect;
+
+Nanoseconds seconds(double value) {
+  return Nanoseconds(static_cast<Nanoseconds::rep>(value * 1e9));
+}
+
+// A guest and a link, as far as the policy can tell: the guest writes evenly over a working set,
+// write-protection slows it down, a scan of the log costs by the page of RAM.
+struct World {
+  double ram_pages = 131'072;  // 512 MiB, half of it zero
+  double writes_per_s = 0;     // to pages at random in the working set, in hardware mode
+  double working_set = 0;      // pages
+  double link = 1024.0 * 1048576;
+  double write_protect_slowdown = 10;
+  double scan_s_per_page = 66e-9;
+  double fixed_s = 300e-6;  // round trip and what a round costs anyway
+  RehearsalFacts rehearsal{2ms, 1ms, 3ms};
+
+  [[nodiscard]] double dirtied(double time, DirtyLogMode mode) const {
+    if (working_set == 0) return 0;
+    const double writes = writes_per_s * time / (mode == kWp ? write_protect_slowdown : 1);
+    return working_set * (1 - std::exp(-writes / working_set));
+  }
+};
+
+struct Run {
+  RoundAction end = RoundAction::kContinue;
+  std::vector<DirtyLogMode> modes;
+  Nanoseconds elapsed{0};
+  double downtime_s = 0;
+  unsigned switches = 0;
+  Nanoseconds estimate{0};
+};
+
+Run simulate(const World& world, const PolicyLimits& limits) {
+  RoundPolicy policy(limits);
+  Run run;
+  auto mode = policy.first_mode();
+  double dirty = world.ram_pages;
+  // A policy that never ends shows as a run with more rounds than any limit used here.
+  for (std::uint32_t n = 1; n <= 1000; ++n) {
+    const double sent = n == 1 ? dirty / 2 : dirty;
+    const double time = sent * 4096 / world.link + world.fixed_s;
+    const double get = mode == kHw ? world.ram_pages * world.scan_s_per_page : 20e-6;
+    dirty = world.dirtied(time + get, mode);
+    RoundFacts facts;
+    facts.n = n;
+    facts.mode = mode;
+    facts.pages_sent = static_cast<std::uint64_t>(sent);
+    facts.zero_pages = n == 1 ? static_cast<std::uint64_t>(sent) : 0;
+    facts.bytes_sent = facts.pages_sent * 4096;
+    facts.duration = seconds(time);
+    facts.get_time = seconds(get);
+    facts.dirty_at_end = static_cast<std::uint64_t>(dirty);
+    run.modes.push_back(mode);
+    run.elapsed += seconds(time + get);
+    const auto decision = policy.after_round(facts, world.rehearsal, run.elapsed);
+    EXPECT_FALSE(decision.reason.empty());
+    run.estimate = decision.downtime_estimate;
+    switch (decision.action) {
+      case RoundAction::kContinue:
+        break;
+      case RoundAction::kSwitchToHardware:
+        EXPECT_EQ(mode, kWp);
+        mode = kHw;
+        ++run.switches;
+        break;
+      case RoundAction::kSwitchToWriteProtect:
+        EXPECT_EQ(mode, kHw);
+        mode = kWp;
+        ++run.switches;
+        break;
+      case RoundAction::kStopAndCopy:
+      case RoundAction::kGiveUp:
+        run.end = decision.action;
+        run.downtime_s =
+            get + dirty * 4096 / world.link + world.fixed_s +
+            std::chrono::duration<double>(world.rehearsal.save + world.rehearsal.transfer +
+                                          world.rehearsal.restore)
+                .count();
+        return run;
+    }
+  }
+  return run;
+}
+
+PolicyLimits with_hardware() {
+  PolicyLimits limits;
+  limits.hardware_offered = true;
+  return limits;
+}
+
+World idle() {
+  World world;
+  world.writes_per_s = 200;
+  world.working_set = 500;
+  return world;
+}
+World paced() {  // 64 MiB at 8000 pages/s
+  World world;
+  world.writes_per_s = 8000;
+  world.working_set = 16'384;
+  return world;
+}
+World hot() {  // 128 MiB as fast as it can
+  World world;
+  world.writes_per_s = 3e6;
+  world.working_set = 32'768;
+  return world;
+}
+World faster_than_link() {
+  World world = hot();
+  world.link = 10.0 * 1048576;
+  world.write_protect_slowdown = 2;
+  return world;
+}
+
+TEST(PolicyTest, AnIdleGuestMovesInTwoRoundsTheLastOneWriteProtected) {
+  const auto run = simulate(idle(), with_hardware());
+  EXPECT_EQ(run.end, RoundAction::kStopAndCopy);
+  EXPECT_EQ(run.modes, (std::vector{kHw, kWp}));
+  EXPECT_LT(run.downtime_s, 0.010);
+  EXPECT_LE(simulate(idle(), {}).modes.size(), 2U);
+}
+
+TEST(PolicyTest, AGuestThatWritesAtAPaceMovesInAFewRounds) {
+  const auto run = simulate(paced(), with_hardware());
+  EXPECT_EQ(run.end, RoundAction::kStopAndCopy);
+  EXPECT_LE(run.modes.size(), 3U);
+  EXPECT_EQ(run.modes.back(), kWp);
+  EXPECT_LT(run.downtime_s, 0.015);
+  EXPECT_LE(simulate(paced(), {}).modes.size(), 3U);
+}
+
+TEST(PolicyTest, AHotGuestOnAFastLinkMovesWithinItsLimit) {
+  for (const auto& limits : {with_hardware(), PolicyLimits{}}) {
+    const auto run = simulate(hot(), limits);
+    EXPECT_EQ(run.end, RoundAction::kStopAndCopy);
+    EXPECT_LE(run.modes.size(), 5U);
+    EXPECT_EQ(run.modes.back(), kWp);
+    EXPECT_LT(run.downtime_s, 0.3);
+  }
+}
+
+TEST(PolicyTest, AGuestFasterThanTheLinkEndsAtTheRoundLimitAsAsked) {
+  for (const auto on_timeout : {OnTimeout::kCancel, OnTimeout::kStopAndCopy}) {
+    auto limits = with_hardware();
+    limits.on_timeout = on_timeout;
+    const auto run = simulate(faster_than_link(), limits);
+    EXPECT_EQ(run.end,
+              on_timeout == OnTimeout::kCancel ? RoundAction::kGiveUp : RoundAction::kStopAndCopy);
+    EXPECT_EQ(run.modes.size(), limits.max_rounds);
+    EXPECT_GT(run.switches, 0U);
+    EXPECT_LE(run.switches, RoundPolicy::kMaxModeChanges);
+  }
+}
+
+TEST(PolicyTest, TheTimeLimitEndsItToo) {
+  auto limits = with_hardware();
+  limits.total_time = 60s;
+  const auto run = simulate(faster_than_link(), limits);
+  EXPECT_EQ(run.end, RoundAction::kGiveUp);
+  EXPECT_LT(run.modes.size(), limits.max_rounds);
+  EXPECT_LT(run.elapsed, 90s);
+}
+
+TEST(PolicyTest, WriteProtectionSlowsAGuestThatHardwareLoggingCannotOvertake) {
+  auto world = faster_than_link();
+  world.write_protect_slowdown = 5000;
+  const auto run = simulate(world, with_hardware());
+  EXPECT_EQ(run.end, RoundAction::kStopAndCopy);
+  EXPECT_EQ(run.modes.front(), kHw);
+  EXPECT_EQ(run.modes.back(), kWp);
+  EXPECT_LT(run.downtime_s, 0.3);
+}
+
+TEST(PolicyTest, TheLogModeAskedForIsUsedThroughout) {
+  for (const auto& [choice, mode] :
+       {std::pair(LogChoice::kHardware, kHw), std::pair(LogChoice::kWriteProtect, kWp)}) {
+    auto limits = with_hardware();
+    limits.log = choice;
+    for (const World& world : {idle(), paced(), hot(), faster_than_link()}) {
+      const auto run = simulate(world, limits);
+      EXPECT_EQ(std::ranges::count(run.modes, mode), std::ssize(run.modes));
+      EXPECT_EQ(run.switches, 0U);
+    }
+  }
+  PolicyLimits nowhere;
+  nowhere.log = LogChoice::kHardware;
+  EXPECT_EQ(RoundPolicy(nowhere).first_mode(), kWp);
+}
+
+TEST(PolicyTest, AMachineWhoseStateAloneTakesTooLongEndsEarly) {
+  auto world = paced();
+  world.rehearsal.restore = 2s;
+  const auto run = simulate(world, with_hardware());
+  EXPECT_EQ(run.end, RoundAction::kGiveUp);
+  EXPECT_LT(run.modes.size(), 15U);
+}
+
+TEST(PolicyTest, TheEstimateCountsHarvestPagesAndRehearsal) {
+  PolicyLimits limits = with_hardware();
+  limits.log = LogChoice::kHardware;
+  RoundFacts facts;
+  facts.mode = kHw;
+  facts.pages_sent = 100'000;
+  facts.duration = 1s;
+  const auto estimate = [&](const RehearsalFacts& rehearsal) {
+    return RoundPolicy(limits).after_round(facts, rehearsal, 1s).downtime_estimate;
+  };
+  const auto nothing = estimate({});
+  EXPECT_GT(nothing, 0ms);  // the margin
+  facts.dirty_at_end = 10'000;
+  EXPECT_GE(estimate({}), nothing + 100ms);
+  facts.dirty_at_end = 0;
+  facts.get_time = 20ms;
+  EXPECT_GE(estimate({}), nothing + 20ms);
+  EXPECT_GE(estimate({1ms, 2ms, 4ms}), nothing + 27ms);
+}
+
+// Whatever guest, link and limits are like, it ends, within its limits.
+TEST(PolicyTest, EveryMigrationEnds) {
+  for (const double writes : {0.0, 1e2, 1e4, 1e6, 1e9}) {
+    for (const double working_set : {1.0, 1e3, 1e5, 1e7}) {
+      for (const double link : {1e5, 1e8, 1e10}) {
+        for (const double slowdown : {1.0, 30.0, 1e6}) {
+          for (const bool hardware : {false, true}) {
+            World world;
+            world.writes_per_s = writes;
+            world.working_set = working_set;
+            world.link = link;
+            world.write_protect_slowdown = slowdown;
+            PolicyLimits limits;
+            limits.hardware_offered = hardware;
+            const auto run = simulate(world, limits);
+            ASSERT_NE(run.end, RoundAction::kContinue);
+            ASSERT_LE(run.modes.size(), limits.max_rounds);
+            ASSERT_LE(run.switches, RoundPolicy::kMaxModeChanges);
+            if (run.end == RoundAction::kStopAndCopy) {
+              ASSERT_LE(run.estimate, limits.downtime);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PolicyTest, FactsOfNoSenseAreSurvived) {
+  RoundPolicy policy(with_hardware());
+  RoundFacts facts;
+  facts.dirty_at_end = ~std::uint64_t{0};
+  facts.pages_sent = 1;
+  facts.duration = 10h;
+  EXPECT_NE(policy.after_round(facts, {}, 1s).action, RoundAction::kStopAndCopy);
+  EXPECT_EQ(RoundPolicy({}).after_round(RoundFacts{}, {}, 0s).action, RoundAction::kStopAndCopy);
+}
+
+}  // namespace
+}  // namespace vmm::migration
