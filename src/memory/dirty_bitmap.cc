@@ -72,6 +72,11 @@ bool DirtyBitmap::test(std::uint64_t page) const {
   return (word >> page % kPagesPerWord & 1) != 0;
 }
 
+std::uint64_t DirtyBitmap::word(std::size_t index) const {
+  if (index >= words()) std::abort();
+  return words_[index].load(std::memory_order_acquire);
+}
+
 void DirtyBitmap::or_word(std::size_t index, std::uint64_t bits) {
   if (index >= words()) std::abort();
   bits &= valid_bits(index);

@@ -58,6 +58,8 @@ class DirtyBitmap {
   void set(std::uint64_t page) { set_range({page, 1}); }
   void set_range(PageRange range);
   [[nodiscard]] bool test(std::uint64_t page) const;
+  // 64 bits at once, which stay as they are.
+  [[nodiscard]] std::uint64_t word(std::size_t index) const;
 
   // Sets the bits of a plain word; those beyond pages() are dropped.
   void or_word(std::size_t index, std::uint64_t bits);

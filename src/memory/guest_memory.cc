@@ -53,12 +53,13 @@ Result<GuestMemory> GuestMemory::create(std::uint64_t base_ipa, std::uint64_t si
                              huge_tlb ? "guest memory from the huge page pool" : "guest memory");
   TRY(auto mapping, std::move(mapped));
   TRY(advise(mapping, backing));
-  return GuestMemory(std::move(mapping), base_ipa);
+  return GuestMemory(std::move(mapping), base_ipa, backing);
 }
 
-GuestMemory::GuestMemory(Mapping mapping, std::uint64_t base_ipa)
+GuestMemory::GuestMemory(Mapping mapping, std::uint64_t base_ipa, Backing backing)
     : mapping_(std::move(mapping)),
       regions_{{{base_ipa, mapping_.bytes()}}},
+      backing_(backing),
       device_dirty_(mapping_.size() / kPageSize) {}
 
 Result<std::span<std::byte>> GuestMemory::slice(std::uint64_t ipa, std::uint64_t size) const {

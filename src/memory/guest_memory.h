@@ -39,6 +39,7 @@ class GuestMemory {
   [[nodiscard]] std::span<const MemoryRegion> regions() const { return regions_; }
   [[nodiscard]] std::uint64_t base_ipa() const { return regions_[0].ipa; }
   [[nodiscard]] std::uint64_t size() const { return regions_[0].bytes.size(); }
+  [[nodiscard]] Backing backing() const { return backing_; }
 
   // The memory behind [ipa, ipa + size). Error unless all of it is RAM; size 0 is fine inside RAM
   // and at its end. Who writes through the span calls mark_dirty() afterwards.
@@ -64,10 +65,11 @@ class GuestMemory {
   [[nodiscard]] DirtyBitmap& device_dirty() { return device_dirty_; }
 
  private:
-  GuestMemory(Mapping mapping, std::uint64_t base_ipa);
+  GuestMemory(Mapping mapping, std::uint64_t base_ipa, Backing backing);
 
   Mapping mapping_;
   std::array<MemoryRegion, 1> regions_;
+  Backing backing_;
   DirtyBitmap device_dirty_;
 };
 
