@@ -5,14 +5,17 @@
 namespace vmm::migration {
 
 TokenBucket::Duration TokenBucket::take(std::uint64_t bytes, Time now) {
+  using Seconds = std::chrono::duration<double>;
+  const double earned = rate_ * Seconds(now - last_).count();
+  last_ = now;
   if (rate_ == 0) {
-    paid_until_ = now;
+    credit_ = 0;
     return Duration::zero();
   }
-  const Time begin = std::max(paid_until_, now - kSaved);
-  const double seconds = static_cast<double>(bytes) / static_cast<double>(rate_);
-  paid_until_ = begin + std::chrono::round<Duration>(std::chrono::duration<double>(seconds));
-  return std::max(Duration::zero(), Duration(begin - now));
+  credit_ = std::min(credit_ + earned, rate_ * Seconds(kSaved).count());
+  const Seconds wait(std::max(0.0, -credit_ / rate_));
+  credit_ -= static_cast<double>(bytes);
+  return std::chrono::ceil<Duration>(wait);
 }
 
 RateLimiter::RateLimiter(std::uint64_t bytes_per_second) {

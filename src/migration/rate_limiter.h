@@ -17,14 +17,15 @@ class TokenBucket {
   using Duration = std::chrono::nanoseconds;
   static constexpr std::chrono::milliseconds kSaved{10};
 
-  // 0 bytes a second is no limit. Bytes that were taken before stay paid for at the old rate.
-  void set_rate(std::uint64_t bytes_per_second) { rate_ = bytes_per_second; }
+  // 0 bytes a second is no limit. What is owed is paid off at the new rate.
+  void set_rate(std::uint64_t bytes_per_second) { rate_ = static_cast<double>(bytes_per_second); }
   // How long to wait from `now` on before `bytes` may go out. Calls are in order of time.
   [[nodiscard]] Duration take(std::uint64_t bytes, Time now);
 
  private:
-  std::uint64_t rate_ = 0;
-  Time paid_until_{};
+  double rate_ = 0;    // bytes a second
+  double credit_ = 0;  // bytes that may go out at last_; what is owed is below zero
+  Time last_{};
 };
 
 // A token bucket that several senders share, and that makes them wait.

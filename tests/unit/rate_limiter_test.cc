@@ -54,14 +54,14 @@ TEST(TokenBucketTest, SavesUpNoMoreThanTenMilliseconds) {
   EXPECT_EQ(bucket.take(1, TokenBucket::Time{1h + 1min}), 100ms);
 }
 
-TEST(TokenBucketTest, TakesANewRateForWhatComesNext) {
+TEST(TokenBucketTest, PaysOffAtTheNewRate) {
   TokenBucket bucket;
   const TokenBucket::Time now{1h};
   bucket.set_rate(1000);
   (void)bucket.take(1010, now);
   bucket.set_rate(10'000);
-  EXPECT_EQ(bucket.take(1000, now), 1000ms);
-  EXPECT_EQ(bucket.take(0, now), 1100ms);
+  EXPECT_EQ(bucket.take(1000, now), 100ms);
+  EXPECT_EQ(bucket.take(0, now), 200ms);
   bucket.set_rate(0);
   EXPECT_EQ(bucket.take(1000, now), 0ns);
 }

@@ -1,0 +1,138 @@
+#include "migration/tcp_socket.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <utility>
+
+namespace vmm::migration {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// A kernel that does not know an option, or a socket that is gone already, only makes a cut link
+// be noticed later: the next operation says what is wrong.
+void set_option(const Fd& fd, int level, int name, int value) {
+  (void)::setsockopt(fd.get(), level, name, &value, sizeof value);
+}
+
+int whole_seconds(milliseconds time) {
+  return static_cast<int>(std::clamp<milliseconds::rep>(time.count() / 1000, 1, 3600));
+}
+
+msghdr message_of(std::span<const iovec> parts) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts.data());
+  message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
+  return message;
+}
+
+}  // namespace
+
+void IovCursor::assign(std::span<const iovec> parts) {
+  parts_.clear();
+  at_ = 0;
+  bytes_ = 0;
+  for (const auto& part : parts) {
+    if (part.iov_len == 0) continue;
+    parts_.push_back(part);
+    bytes_ += part.iov_len;
+  }
+}
+
+void IovCursor::advance(std::size_t count) {
+  if (count > bytes_) std::abort();
+  bytes_ -= count;
+  while (at_ < parts_.size() && count >= parts_[at_].iov_len) count -= parts_[at_++].iov_len;
+  if (count == 0) return;
+  parts_[at_].iov_base = static_cast<std::byte*>(parts_[at_].iov_base) + count;
+  parts_[at_].iov_len -= count;
+}
+
+TcpSocket::TcpSocket(Fd fd, std::string peer, milliseconds timeout)
+    : fd_(std::move(fd)), peer_(std::move(peer)), timeout_(timeout) {
+  set_option(fd_, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option(fd_, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_option(fd_, IPPROTO_TCP, TCP_KEEPCNT, 3);
+  set_timeout(timeout);
+}
+
+void TcpSocket::set_timeout(milliseconds timeout) {
+  timeout_ = timeout;
+  if (timeout == kNoTimeout) return;
+  const auto bounded = std::clamp<milliseconds::rep>(timeout.count(), 1, INT_MAX);
+  set_option(fd_, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(bounded));
+  set_option(fd_, IPPROTO_TCP, TCP_KEEPIDLE, whole_seconds(timeout / 2));
+  set_option(fd_, IPPROTO_TCP, TCP_KEEPINTVL, whole_seconds(timeout / 6));
+}
+
+Result<std::size_t> TcpSocket::send_some(std::span<const iovec> parts) {
+  const msghdr message = message_of(parts);
+  for (;;) {
+    const ssize_t sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent > 0) return static_cast<std::size_t>(sent);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent < 0 && errno != EAGAIN) return fail(lost(errno));
+    TRY(wait(POLLOUT));
+  }
+}
+
+Result<std::size_t> TcpSocket::receive_some(std::span<const iovec> parts) {
+  msghdr message = message_of(parts);
+  for (;;) {
+    const ssize_t received = ::recvmsg(fd_.get(), &message, MSG_DONTWAIT);
+    if (received > 0) return static_cast<std::size_t>(received);
+    if (received == 0) return fail(lost(0));
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN) return fail(lost(errno));
+    TRY(wait(POLLIN));
+  }
+}
+
+void TcpSocket::interrupt() {
+  interrupted_ = true;
+  // Also wakes whoever polls.
+  (void)::shutdown(fd_.get(), SHUT_RDWR);
+}
+
+Result<> TcpSocket::wait(short events) {
+  const milliseconds timeout = timeout_;
+  const auto begin = std::chrono::steady_clock::now();
+  for (;;) {
+    int left = -1;
+    if (timeout != kNoTimeout) {
+      const auto spent = std::chrono::floor<milliseconds>(std::chrono::steady_clock::now() - begin);
+      left = static_cast<int>(std::clamp<milliseconds::rep>((timeout - spent).count(), 0, INT_MAX));
+    }
+    pollfd entry{.fd = fd_.get(), .events = events, .revents = 0};
+    const int ready = ::poll(&entry, 1, left);
+    // What went wrong, if anything, is what the next send or receive fails with.
+    if (ready > 0) return success();
+    if (ready < 0 && errno != EINTR) return fail(lost(errno));
+    if (ready == 0) {
+      return fail(ErrorKind::kMigration, "{} {} for {:g} s", peer_,
+                  events == POLLOUT ? "took no data" : "sent nothing",
+                  std::chrono::duration<double>(timeout).count());
+    }
+  }
+}
+
+Error TcpSocket::lost(int system_errno) const {
+  if (interrupted_) {
+    return make_error(ErrorKind::kMigration, "the connection to {} was interrupted", peer_);
+  }
+  if (system_errno == 0) {
+    return make_error(ErrorKind::kMigration, "{} closed the connection", peer_);
+  }
+  return Error(ErrorKind::kMigration, fmt::format("lost the connection to {}", peer_),
+               system_errno);
+}
+
+}  // namespace vmm::migration
