@@ -42,7 +42,7 @@ class ScriptedChannel final : public Channel {
     std::unique_lock lock(mutex_);
     for (const auto& part : parts) {
       const auto count = std::min(part.iov_len, input_.size() - at_);
-      std::memcpy(part.iov_base, input_.data() + at_, count);
+      if (count > 0) std::memcpy(part.iov_base, input_.data() + at_, count);
       at_ += count;
       if (count == part.iov_len) continue;
       if (!closes_) changed_.wait(lock, [this] { return interrupted_; });
