@@ -10,6 +10,7 @@
 #include <ctime>
 #include <latch>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/mapping.h"
@@ -72,7 +73,11 @@ Workers make_workers(const Options& options, const Mapping& memory) {
 class Monitor {
  public:
   Monitor(const Options& options, Workers& workers, std::int64_t start_ns)
-      : options_(options), workers_(workers), start_ns_(start_ns), last_print_ns_(start_ns) {
+      : options_(options),
+        workers_(workers),
+        start_ns_(start_ns),
+        last_print_ns_(start_ns),
+        written_at_last_print_(workers.size(), 0) {
     prints_.observe(start_ns);
     ticks_.observe(start_ns);
   }
@@ -87,7 +92,7 @@ class Monitor {
       const int signal = sigtimedwait(&signals, nullptr, &wait);
       if (signal == SIGTERM || signal == SIGINT) return;
       const std::int64_t now = monotonic_ns();
-      ticks_.observe(now);
+      tick_ns_ = std::max(tick_ns_, ticks_.observe(now));
       if (signal == SIGUSR1) request_verify();
       if (options_.verify_every_ms > 0 && now >= next_verify) {
         request_verify();
@@ -112,11 +117,13 @@ class Monitor {
     line.elapsed_ns = now - start_ns_;
     line.pages = sum(&Worker::pages_written);
     line.passes = smallest(&Worker::passes);
+    line.unique = unique_since_last_print();
     if (now > last_print_ns_) {
       line.pages_per_s = static_cast<double>(line.pages - last_pages_) * 1e9 /
                          static_cast<double>(now - last_print_ns_);
     }
     line.longest_gap_ns = prints_.longest_gap_ns();
+    line.tick_ns = std::exchange(tick_ns_, 0);
     line.longest_tick_ns = ticks_.longest_gap_ns();
     line.verified = smallest(&Worker::verified);
     line.mismatches = sum(&Worker::mismatches);
@@ -147,6 +154,16 @@ class Monitor {
     for (auto& worker : workers_) worker->request_verify();
   }
 
+  [[nodiscard]] std::uint64_t unique_since_last_print() {
+    std::uint64_t unique = 0;
+    for (std::size_t i = 0; i < workers_.size(); ++i) {
+      const std::uint64_t written = workers_[i]->pages_written();
+      unique += unique_pages(written - written_at_last_print_[i], workers_[i]->pages());
+      written_at_last_print_[i] = written;
+    }
+    return unique;
+  }
+
   [[nodiscard]] std::uint64_t smallest(std::uint64_t (Worker::*count)() const) const {
     std::uint64_t least = (*workers_.front().*count)();
     for (const auto& worker : workers_) least = std::min(least, (*worker.*count)());
@@ -158,6 +175,8 @@ class Monitor {
   std::int64_t start_ns_;
   std::int64_t last_print_ns_;
   std::uint64_t last_pages_ = 0;
+  std::vector<std::uint64_t> written_at_last_print_;  // by worker
+  std::int64_t tick_ns_ = 0;                          // longest since the last print
   ClockWatch prints_;
   ClockWatch ticks_;
 };

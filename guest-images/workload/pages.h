@@ -31,6 +31,12 @@ struct Mismatch {
 // Word `word` of page `page` under Fill::kPattern.
 [[nodiscard]] std::uint64_t pattern_word(std::uint64_t page, std::size_t word);
 
+// Different pages that `writes` writes in a row touch in a slice of `pages`: they go over it in
+// order, so that none is written again before all are.
+[[nodiscard]] constexpr std::uint64_t unique_pages(std::uint64_t writes, std::uint64_t pages) {
+  return writes < pages ? writes : pages;
+}
+
 // The part of the working set that one thread writes: one 8-byte store per 4 KiB page, pages in
 // order, so that one pass dirties each page once. All that the memory must hold follows from the
 // count of writes. Not thread-safe: used by its thread only.

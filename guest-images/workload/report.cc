@@ -21,11 +21,11 @@ std::int64_t ClockWatch::observe(std::int64_t now_ns) {
 
 std::string format_line(const Line& line) {
   std::string text = fmt::format(
-      "workload: t_ms={} pages={} passes={} pages_per_s={:.0f} gap_us={} longest_gap_us={} "
-      "longest_tick_us={} verified={} mismatches={} clock_back={}",
-      line.elapsed_ns / 1'000'000, line.pages, line.passes, line.pages_per_s, line.gap_ns / 1000,
-      line.longest_gap_ns / 1000, line.longest_tick_ns / 1000, line.verified, line.mismatches,
-      line.backward_steps);
+      "workload: t_ms={} pages={} passes={} unique={} pages_per_s={:.0f} gap_us={} "
+      "longest_gap_us={} tick_us={} longest_tick_us={} verified={} mismatches={} clock_back={}",
+      line.elapsed_ns / 1'000'000, line.pages, line.passes, line.unique, line.pages_per_s,
+      line.gap_ns / 1000, line.longest_gap_ns / 1000, line.tick_ns / 1000,
+      line.longest_tick_ns / 1000, line.verified, line.mismatches, line.backward_steps);
   if (line.wall_ns >= 0) {
     text += fmt::format(" wall={}.{:03}", line.wall_ns / 1'000'000'000,
                         line.wall_ns / 1'000'000 % 1000);

@@ -27,9 +27,11 @@ struct Line {
   std::int64_t elapsed_ns = 0;       // since the writers started
   std::uint64_t pages = 0;           // pages written since the start, over all threads
   std::uint64_t passes = 0;          // passes that every thread has completed
+  std::uint64_t unique = 0;          // different pages written since the line before
   double pages_per_s = 0;            // since the line before
   std::int64_t gap_ns = 0;           // since the line before
   std::int64_t longest_gap_ns = 0;   // longest gap between two lines so far
+  std::int64_t tick_ns = 0;          // longest gap between two ticks since the line before
   std::int64_t longest_tick_ns = 0;  // longest gap between two ticks so far
   std::uint64_t verified = 0;        // complete verifications of the memory so far
   std::uint64_t mismatches = 0;      // verifications that found a wrong page

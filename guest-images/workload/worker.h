@@ -36,6 +36,7 @@ class Worker {
   void request_verify() { verify_requests_.fetch_add(1, std::memory_order_relaxed); }
   void join();
 
+  [[nodiscard]] std::uint64_t pages() const { return pages_; }
   [[nodiscard]] std::uint64_t pages_written() const { return written_.load(); }
   [[nodiscard]] std::uint64_t passes() const { return written_.load() / pages_; }
   // Number of verifications done; each request is one, and so is the last.

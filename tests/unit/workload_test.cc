@@ -102,6 +102,13 @@ TEST(PacerTest, AStallIsNotFollowedByABurst) {
   EXPECT_EQ(pacer.due(5'000'000'000), 1000U);  // 10 ms worth, not 5 s
 }
 
+TEST(UniquePagesTest, AreAsManyAsWritesUntilAllPagesAreWritten) {
+  EXPECT_EQ(unique_pages(0, 8), 0U);
+  EXPECT_EQ(unique_pages(7, 8), 7U);
+  EXPECT_EQ(unique_pages(8, 8), 8U);
+  EXPECT_EQ(unique_pages(1000, 8), 8U);
+}
+
 TEST(PacerTest, AClockThatGoesBackYieldsNothing) {
   Pacer pacer(1'000'000, 5'000'000);
   EXPECT_EQ(pacer.due(1'000'000), 0U);
@@ -122,13 +129,16 @@ TEST(ReportLineTest, IsOneLineOfKeysAndValues) {
   line.elapsed_ns = 2'000'000'000;
   line.pages = 77;
   line.passes = 3;
+  line.unique = 21;
   line.pages_per_s = 38.4;
   line.gap_ns = 1'000'500'000;
   line.longest_gap_ns = 1'200'000'000;
+  line.tick_ns = 9'800'000;
   line.longest_tick_ns = 10'100'000;
   EXPECT_EQ(format_line(line),
-            "workload: t_ms=2000 pages=77 passes=3 pages_per_s=38 gap_us=1000500 "
-            "longest_gap_us=1200000 longest_tick_us=10100 verified=0 mismatches=0 clock_back=0");
+            "workload: t_ms=2000 pages=77 passes=3 unique=21 pages_per_s=38 gap_us=1000500 "
+            "longest_gap_us=1200000 tick_us=9800 longest_tick_us=10100 verified=0 mismatches=0 "
+            "clock_back=0");
   line.wall_ns = 1'700'000'000'042'000'000;
   EXPECT_THAT(format_line(line), testing::EndsWith(" wall=1700000000.042"));
 }
