@@ -1,12 +1,12 @@
 """A guest that takes commands over the network, and the memory-dirtying load in it."""
 
-import re
 import subprocess
 import time
 from collections.abc import Sequence
 
 from lab.errors import LabError
 from lab.host import Host
+from lab.load_lines import parse_lines
 
 ADDRESS = "10.77.0.50"
 SHELL_PORT = 5000
@@ -16,7 +16,6 @@ CMDLINE = f"quiet ip={ADDRESS}/24 vmm.listen={SHELL_PORT} vmm.echo={ECHO_PORT}"
 ANSWERS = f"echo echo here | nc -w 3 {ADDRESS} {SHELL_PORT} 2>/dev/null | grep -q here"
 NOW = "echo $EPOCHREALTIME"  # for bash: the wall clock to the microsecond, without a process
 WORKLOAD_LOG = "/tmp/workload.log"
-_FIELD = re.compile(r"(\w+)=(-?[\d.]+)")
 
 
 class Clocks:
@@ -101,14 +100,3 @@ class GuestShell:
         lines = self.host.run(["bash", "-c", script]).stdout.splitlines()
         pairs = [line.split() for line in lines if "done" not in line]
         return max(float(guest) - float(host) for host, guest in pairs) + clocks.ahead[self.at]
-
-
-def parse_lines(text: str) -> list[dict[str, float]]:
-    """The fields of the load's lines; what is no whole line of it is left out."""
-    return [fields(line) for line in text.splitlines()
-            if line.startswith("workload: t_ms=") and "clock_back=" in line]
-
-
-def fields(line: str) -> dict[str, float]:
-    """The key=number pairs of a line."""
-    return {key: float(value) for key, value in _FIELD.findall(line)}

@@ -230,8 +230,12 @@ class Pair:
         self.hosts = hosts
 
     @classmethod
-    def start(cls, prefix: str | None = None, **options: object) -> "Pair":
-        """Start both hosts at once; `options` are those of Host.start."""
+    def start(
+        cls, prefix: str | None = None, each: Sequence[dict[str, object]] = ({}, {}),
+        **options: object,
+    ) -> "Pair":
+        """Start both hosts at once; `options` are those of Host.start, `each` has more of them for
+        either host."""
         # Names are fixed beforehand, because each host must know the other's socket.
         prefix = prefix or f"pair-{os.getpid()}-{time.monotonic_ns()}"
         names = [f"{prefix}-{number}" for number in (1, 2)]
@@ -241,7 +245,9 @@ class Pair:
         def start(number: int) -> None:
             try:
                 lan = lan_end(number, names)
-                started[number] = Host.start(lan=lan, name=names[number - 1], **options)
+                started[number] = Host.start(
+                    lan=lan, name=names[number - 1],
+                    **{**options, **each[number - 1]})  # type: ignore[arg-type]
             except BaseException as error:  # noqa: BLE001 - handed to the caller below
                 errors.append(error)
 

@@ -9,9 +9,10 @@ import json
 from collections.abc import Sequence
 
 from lab.errors import LabError
-from lab.guest_shell import ADDRESS, ANSWERS, ECHO_PORT, GuestShell, fields
+from lab.guest_shell import ADDRESS, ANSWERS, ECHO_PORT, GuestShell
 from lab.host import Host
 from lab.job import FOLDER, Job
+from lab.load_lines import fields
 
 IP = "/bin/ip"  # by its path: the shell prefers busybox's own, which knows no taps
 BRIDGE = "br0"
@@ -114,15 +115,14 @@ class MovingGuest(GuestShell):
         job.until(f"grep -q ':{PORT:04X} 00000000:0000 0A' /proc/net/tcp", 30)
         return job
 
-    def migrate_command(self, *options: str, to: int | None = None) -> list[str]:
-        """The command that moves it to the other end (or `to`) in clear text."""
-        to = 1 - self.at if to is None else to
-        return ["vmm", "migrate", self.name, "--to", f"{self.addresses[to]}:{PORT}", "--plaintext",
-                "--json", *options]
+    def migrate_command(self, *options: str, via: str | None = None) -> list[str]:
+        """The command that moves it to the other end in clear text, by another way with `via`."""
+        to = via or f"{self.addresses[1 - self.at]}:{PORT}"
+        return ["vmm", "migrate", self.name, "--to", to, "--plaintext", "--json", *options]
 
-    def migrate(self, *options: str, timeout: float = 120) -> Outcome:
+    def migrate(self, *options: str, via: str | None = None, timeout: float = 120) -> Outcome:
         """Run `vmm migrate` to the other end, where somebody should listen."""
-        done = self.host.run(self.migrate_command(*options), timeout, False)
+        done = self.host.run(self.migrate_command(*options, via=via), timeout, False)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def arrived(self, job: Job) -> None:
@@ -153,4 +153,4 @@ def end_all(hosts: Sequence[Host], *others: str) -> None:
     names = " ".join(("vmm", "echo_client", *others))
     for host in hosts:
         host.run(f"killall -9 {names} 2>/dev/null; while pidof {names} >/dev/null; do usleep 20000; "
-                 f"done; rm -rf /run/vmm {FOLDER}", check=False)
+                 "done; rm -rf /run/vmm", check=False)

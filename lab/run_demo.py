@@ -1,122 +1,103 @@
-"""./demo: builds what it needs, boots a guest with vmm in one emulated host, and says how it went."""
+"""./demo: builds what it needs, starts two emulated hosts and moves a running guest between them."""
 
 import argparse
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 from lab import packages
 from lab.artifacts import guest_image, guest_programs, kernel, kernel_headers
 from lab.background import Background
 from lab.build import build_arm64
+from lab.cache import cache_root
+from lab.demo_moves import LOAD, MEMORY_MIB, TAP, DemoGuest, make_disk
+from lab.demo_tables import Move, comparison, digest_lines, downtime_line, rounds_table
 from lab.errors import LabError
-from lab.host import Host
-from lab.progress import elapsed_text, note, step
+from lab.host import Host, Pair
+from lab.moving import LINK, host_address, make_bridge
+from lab.progress import elapsed_text, step
 
-INIT_REACHED = "vmm-guest: init reached"
-READY = "vmm-guest: ready"
-GUEST_COMMAND = "uname -srm; grep -c processor /proc/cpuinfo; free | head -n 2"
-DONE_MARK = "demo-42"
-GUEST_TIMEOUT_S = 60.0
+HOST_MEMORY_MIB = 1536
+MODES = ("hw", "hw", "wp", "wp")  # there and back by hardware, there and back by write protection
+NAMES = {"hw": "hardware dirty logging", "wp": "write-protect logging"}
 
 
-class Console:
-    """Shows a guest's console line by line and lets others wait for what it prints."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._lines: list[str] = []
-        self._ended = False
-        self._changed = threading.Condition()
-        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
-
-    def _read(self, stream: IO[bytes]) -> None:
-        for raw in stream:
-            line = raw.decode(errors="replace").rstrip()
-            print(f"  guest | {line}", flush=True)
-            with self._changed:
-                self._lines.append(line)
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def wait_for(self, text: str) -> None:
-        """Wait for a line with `text`. Raises LabError when the guest ends or takes too long."""
-        deadline = time.monotonic() + GUEST_TIMEOUT_S
-        with self._changed:
-            while not any(text in line for line in self._lines):
-                left = deadline - time.monotonic()
-                if self._ended or left <= 0:
-                    why = "the guest ended" if self._ended else f"not within {GUEST_TIMEOUT_S:.0f} s"
-                    raise LabError(f"the guest's console never showed '{text}': {why}")
-                self._changed.wait(left)
+def heading(text: str) -> None:
+    print(f"\n== {text}", flush=True)
 
 
 def prepare() -> Path:
-    """Build vmm, the kernel and the guest image, side by side; returns the arm64 build."""
+    """Build programs, kernel and guest image, side by side; returns the arm64 build."""
 
     def kernels() -> None:
         kernel_headers()
         kernel("lab")
 
     lab = Background(kernels)
-    build = build_arm64(["vmm", *guest_programs()])
+    build = build_arm64(["vmm", "echo_client", *guest_programs()])
     lab.result()
     return build
 
 
-def run_guest(host: Host, figures: list[tuple[str, str]]) -> None:
-    """Boot the tiny guest in `host`, run a command in it, and shut it down by its power key."""
-    started = time.monotonic()
-    guest = host.popen(
-        ["vmm", "run", "/images/tiny/guest.cfg"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )
-    assert guest.stdin is not None and guest.stdout is not None
-    console = Console(guest.stdout)
+def start_hosts(build: Path, image: Path, disk: Path) -> Pair:
+    """Two hosts with vmm, a network between them that guests are on, too, and a shared disk."""
+    files = {"/usr/bin/vmm": build / "src/vmm/vmm",
+             "/usr/bin/echo_client": build / "guest-images/echo/echo_client"}
+    with step("start two emulated arm64 hosts"):
+        pair = Pair.start(extra_files=files, shares={"/images/tiny": image}, disks=[disk],
+                          memory_mib=HOST_MEMORY_MIB)
     try:
-        console.wait_for(INIT_REACHED)
-        figures.append(("guest: vmm run to its init, boot messages on the UART", seconds_since(started)))
-        console.wait_for(READY)
-        note(f"running in the guest: {GUEST_COMMAND}")
-        asked = time.monotonic()
-        # The mark is computed by the guest's shell, so that the echo of the input is not taken for it.
-        guest.stdin.write(f"{GUEST_COMMAND}; echo demo-$((40+2))\n".encode())
-        guest.stdin.flush()
-        console.wait_for(DONE_MARK)
-        figures.append(("guest: a command on its console", seconds_since(asked)))
-        print(host.run("vmm list").stdout, end="")
-        asked = time.monotonic()
-        host.run("vmm stop", timeout=GUEST_TIMEOUT_S)
-        status = guest.wait(GUEST_TIMEOUT_S)
-        figures.append(("guest: clean shutdown by its power key", seconds_since(asked)))
-        if status != 0:
-            raise LabError(f"vmm run ended with status {status} instead of 0")
-    finally:
-        guest.kill()
-        guest.wait()
+        for number, host in enumerate(pair.hosts):
+            make_bridge(host, host_address(number), [TAP], LINK)
+    except BaseException:
+        pair.stop()
+        raise
+    return pair
 
 
-def seconds_since(start: float) -> str:
-    """Time since a point of the monotonic clock, for the summary."""
-    return f"{time.monotonic() - start:.2f} s"
+def show_host(host: Host) -> None:
+    """What matters here of what a host can do."""
+    for line in host.run("vmm check", check=False).stdout.splitlines():
+        if any(word in line for word in ("KVM", "dirty log", "page split")):
+            print(f"  {line}")
 
 
-def show(begun: float, prepared: float, release: str, figures: list[tuple[str, str]]) -> None:
-    """Print the summary table."""
-    rows = [
-        ("install and build (cached parts are not built again)", elapsed_text(prepared - begun)),
-        *figures,
-        ("all of ./demo", elapsed_text(time.monotonic() - begun)),
-    ]
-    width = max(len(label) for label, _ in rows)
-    print(f"\nvmm booted, used and stopped an arm64 guest (host and guest kernel {release}).")
-    for label, value in rows:
-        print(f"  {label:<{width}}  {value:>12}")
-    print("Host and guest run under QEMU's software emulation here: times say nothing of real hardware.")
-    print("Live migration is not part of vmm yet.")
+def show_move(move: Move) -> None:
+    """One migration in full."""
+    print(rounds_table(move.report))
+    print(downtime_line(move.report))
+    print(digest_lines(move.report), flush=True)
+
+
+def run_moves(pair: Pair) -> list[Move]:
+    """The guest's life."""
+    heading(f"boot a guest in host1: {MEMORY_MIB} MiB, disk, network, and a load (workload {LOAD})")
+    guest = DemoGuest(pair.hosts)
+    print(f"  up and reached over the network after {guest.start():.1f} s")
+    moves = []
+    for mode in MODES:
+        at = guest.guest.at
+        heading(f"migrate from host{at + 1} to host{2 - at}, {NAMES[mode]}")
+        moves.append(guest.move(mode))
+        show_move(moves[-1])
+    heading("the guest at the end")
+    verdict = guest.finish()
+    print(f"  its own check of memory and clock: {verdict}; shut down by its power key")
+    if not verdict.endswith("ok"):
+        raise LabError("the guest found its memory or clock wrong")
+    return moves
+
+
+def check(moves: list[Move]) -> None:
+    """Raises LabError where a digest differs or a reply was lost."""
+    for move in moves:
+        verify = move.report["verify"]
+        if verify["source"] != verify["destination"]:
+            raise LabError(f"{move.way} ({move.mode}): the digests of guest memory differ")
+        if move.lost:
+            raise LabError(f"{move.way} ({move.mode}): {move.lost} TCP replies were lost")
 
 
 def demo() -> None:
@@ -126,16 +107,18 @@ def demo() -> None:
     build = prepare()
     image = guest_image("tiny", build)
     prepared = time.monotonic()
-    figures: list[tuple[str, str]] = []
-    with step("start an emulated arm64 host"):
-        host = Host.start(
-            shares={"/images/tiny": image}, extra_files={"/usr/bin/vmm": build / "src/vmm/vmm"}
-        )
-    with host:
-        figures.append(("host: QEMU start to first command", f"{host.boot_seconds:.2f} s"))
-        print(host.run("vmm check", check=False).stdout)
-        run_guest(host, figures)
-    show(begun, prepared, kernel("lab").release, figures)
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=cache_root()) as folder:
+        with start_hosts(build, image, make_disk(Path(folder))) as pair:
+            heading("what either host offers")
+            show_host(pair[0])
+            moves = run_moves(pair)
+    heading(f"side by side (host and guest kernel {kernel('lab').release})")
+    print(comparison(moves))
+    check(moves)
+    print("\nThe hosts run under QEMU's software emulation: compare the columns, times say nothing of "
+          "hardware.")
+    print(f"Preparing took {elapsed_text(prepared - begun)}, all of ./demo "
+          f"{elapsed_text(time.monotonic() - begun)}.")
 
 
 def main() -> int:

@@ -1,13 +1,11 @@
 """One migration of a guest under load within one emulated host, by vmm or by QEMU, and what the load
 in the guest noticed of it."""
 
-import bisect
 import dataclasses
 import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -16,6 +14,7 @@ from benchlib import BenchError  # noqa: E402
 from lab.guest_shell import ANSWERS, CMDLINE, NOW, Clocks, GuestShell  # noqa: E402
 from lab.host import Host  # noqa: E402
 from lab.job import Job  # noqa: E402
+from lab.load_lines import longest_gap, rate  # noqa: E402
 from lab.moving import MovingGuest, Outcome, end_all, make_bridge  # noqa: E402
 from vmms import QEMU_MACHINE  # noqa: E402
 
@@ -88,27 +87,6 @@ class Timing:
     bulk_end: float
     stop: float
     end: float
-
-
-def pages_at(lines: Sequence[dict[str, float]], when: float) -> float:
-    """Pages that the load had written at a time, between two of its lines."""
-    walls = [line["wall"] for line in lines]
-    place = bisect.bisect_left(walls, when)
-    if place == 0 or place == len(lines):
-        raise BenchError("the load in the guest was not running all the time")
-    one, two = lines[place - 1], lines[place]
-    share = (when - one["wall"]) / (two["wall"] - one["wall"])
-    return one["pages"] + share * (two["pages"] - one["pages"])
-
-
-def rate(lines: Sequence[dict[str, float]], begin: float, end: float) -> float:
-    """Pages a second that the load has written between two times."""
-    return (pages_at(lines, end) - pages_at(lines, begin)) / (end - begin)
-
-
-def longest_gap(lines: Sequence[dict[str, float]], begin: float, end: float) -> float:
-    """The longest time in seconds that the load did not run, by its own clock."""
-    return max(line["tick_us"] for line in lines if begin <= line["wall"] <= end) / 1e6
 
 
 def times_in(text: str) -> tuple[float, float, str]:

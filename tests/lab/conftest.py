@@ -14,6 +14,7 @@ from lab.host import Host  # noqa: E402
 
 from devices import start_device_host  # noqa: E402
 from guests import VmmHost  # noqa: E402
+from migration import TwoHosts, start_two_hosts  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,3 +84,20 @@ def device_vmm(device_host: VmmHost) -> Iterator[VmmHost]:
     device_host.end_all()
     yield device_host
     device_host.end_all()
+
+
+@pytest.fixture(scope="session")
+def two_hosts(
+    tmp_path_factory: pytest.TempPathFactory, build_dir: Path, shares: dict[str, Path]
+) -> Iterator[TwoHosts]:
+    """Two hosts between which guests move."""
+    with start_two_hosts(tmp_path_factory.mktemp("shared"), build_dir, shares) as started:
+        yield started
+
+
+@pytest.fixture
+def two(two_hosts: TwoHosts) -> Iterator[TwoHosts]:
+    """The same for one test, which is alone with its guests; they end with it."""
+    two_hosts.end_all()
+    yield two_hosts
+    two_hosts.end_all()

@@ -1,0 +1,137 @@
+"""`vmm stats dirty-rate` finds what the guest says it writes, and turns logging off again."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab.guest_shell import CMDLINE, GuestShell
+from lab.host import Host
+from lab.job import Job
+from lab.moving import MovingGuest, end_all, make_bridge
+from guests import VmmHost, guest_config, table
+
+TAP = "rate0"
+ADDRESS = "10.77.0.1"
+TOLERANCE = 0.05
+INTERVAL_MS = 1000
+INTERVALS = 4
+SIZE_MIB = 64
+RATES = ["1M", "100M", "max"]
+
+
+@pytest.fixture(scope="module")
+def network(host: Host) -> Host:
+    """A host with the guests' network."""
+    make_bridge(host, ADDRESS, [TAP])
+    return host
+
+
+@pytest.fixture
+def rate_host(network: Host) -> Iterator[VmmHost]:
+    """A host for one test alone."""
+    end_all([network])
+    yield VmmHost(network)
+    end_all([network])
+
+
+def start(vmm: VmmHost, vcpus: int) -> MovingGuest:
+    """A guest with its shell."""
+    config = guest_config("rate", memory="160M", vcpus=vcpus, cmdline=CMDLINE,
+                          devices=table("[[net]]", id="lan", tap=TAP))
+    guest = MovingGuest([vmm.host], "rate", [config])
+    guest.start()
+    return guest
+
+
+def measure(vmm: VmmHost, mode: str, period_ms: int = INTERVAL_MS * INTERVALS,
+            interval_ms: int = INTERVAL_MS) -> dict:
+    """One measurement."""
+    found = vmm.json("stats", "dirty-rate", "rate", "--dirty-log", mode, "--period", str(period_ms),
+                     "--interval", str(interval_ms))
+    assert isinstance(found, dict)
+    return found
+
+
+def log_is_off(guest: MovingGuest) -> bool:
+    """Whether the kernel has no hardware logging for the guest, and no page of it is watched: what
+    the guest writes makes no exits."""
+    pattern = f"/sys/kernel/debug/kvm/{guest.job.pid()}-*"
+    mode = guest.host.run(f"cat {pattern}/hw_dirty_log_mode").stdout.strip()
+    return mode == "0"
+
+
+def written(lines: list[dict[str, float]], began: float, ended: float) -> list[float]:
+    """What the guest wrote to in each of its own intervals between two of its times (t_ms)."""
+    return [line["unique"] for line in lines if began < line["t_ms"] <= ended]
+
+
+def chosen(rate: str, vcpus: int, mode: str) -> object:
+    """Every rate with either mode or number of vCPUs once; the others take long."""
+    quick = (vcpus == 1) == (mode == "hw") and rate != "1M" or (rate, vcpus, mode) == ("1M", 1, "hw")
+    return pytest.param(rate, vcpus, mode, marks=[] if quick else [pytest.mark.full])
+
+
+@pytest.mark.parametrize("rate, vcpus, mode", [
+    chosen(rate, vcpus, mode) for rate in RATES for vcpus in (1, 2) for mode in ("hw", "wp")])
+def test_it_agrees_with_what_the_guest_counts(
+    rate_host: VmmHost, rate: str, vcpus: int, mode: str
+) -> None:
+    guest = start(rate_host, vcpus)
+    options = f"--threads {vcpus} --size {SIZE_MIB}M --interval {INTERVAL_MS}"
+    # What a guest writes to besides: its kernel, and the program that writes.
+    guest.start_workload(f"{options} --rate {vcpus}")
+    besides = measure(rate_host, mode)["intervals"]
+    guest.stop_workload()
+    guest.start_workload(f"{options} --rate {rate}")
+    begin = guest.workload_lines()[-1]["t_ms"]
+    found = measure(rate_host, mode)
+    end = guest.workload_lines()[-1]["t_ms"]
+    assert found["mode"] == mode and len(found["intervals"]) == INTERVALS
+    own = written(guest.workload_lines(), begin, end)
+    expected = sum(own) / len(own)
+    got = (sum(found["intervals"]) - sum(besides)) / INTERVALS
+    assert abs(got - expected) <= TOLERANCE * expected, (got, expected, found, besides, own)
+    assert log_is_off(guest)
+
+
+def test_figures_of_one_measurement_fit_together(rate_host: VmmHost) -> None:
+    guest = start(rate_host, 1)
+    guest.start_workload("--size 16M --rate 8M")
+    found = measure(rate_host, "hw", 2000, 200)
+    assert found["period_ms"] == 2000 and found["interval_ms"] == 200
+    assert len(found["intervals"]) == 10
+    assert found["bytes_per_s"] == pytest.approx(found["pages_per_s"] * 4096)
+    assert max(found["intervals"]) <= found["unique_pages"] <= sum(found["intervals"])
+    text = rate_host("stats", "dirty-rate", "--period", "500")
+    assert text.returncode == 0 and "pages/s" in text.stdout and "MiB/s" in text.stdout
+
+
+def test_it_measures_again_and_again(rate_host: VmmHost) -> None:
+    start(rate_host, 1)
+    done = rate_host("stats", "dirty-rate", "--count", "3", "--period", "300", "--json")
+    assert done.returncode == 0
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 3
+
+
+@pytest.mark.parametrize("signal", ["INT", "TERM", "KILL"])
+def test_logging_is_off_after_the_command_was_killed(rate_host: VmmHost, signal: str) -> None:
+    guest = start(rate_host, 1)
+    guest.start_workload("--size 16M --rate 8M")
+    command = Job(rate_host.host, "rate", ["vmm", "stats", "dirty-rate", "--period", "600000"])
+    guest.job.until(f"[ $(cat /sys/kernel/debug/kvm/{guest.job.pid()}-*/hw_dirty_log_mode) = 1 ]", 20)
+    command.signal(signal)
+    command.wait(20)
+    guest.job.until(f"[ $(cat /sys/kernel/debug/kvm/{guest.job.pid()}-*/hw_dirty_log_mode) = 0 ]", 20)
+    assert log_is_off(guest)
+    assert guest.check_memory()["mismatches"] == 0
+
+
+def test_a_guest_that_ends_ends_the_measurement(rate_host: VmmHost) -> None:
+    guest = start(rate_host, 1)
+    command = Job(rate_host.host, "rate", ["vmm", "stats", "dirty-rate", "--period", "600000"])
+    time.sleep(1)
+    rate_host("kill", "rate")
+    assert command.wait(20) != 0
+    assert guest.job.wait(20) != -1
