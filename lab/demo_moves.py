@@ -32,6 +32,8 @@ cmdline = "console=ttyAMA0 {CMDLINE}"
 # A load that writes as fast as it can does not converge by itself on so slow a network: the last
 # round is sent with the guest stopped, however long that takes.
 OPTIONS = ("--verify", "--max-rounds", "6", "--on-timeout", "stop-and-copy")
+# Hardware logging is for the bulk: towards the stop it is turned off.
+LOGGING = {"hw": ["--require-hw"], "wp": ["--dirty-log", "wp"]}
 BEFORE_S = 1.5
 AFTER_S = 0.5
 # In the guest: a record a line, each on the disk before the next.
@@ -69,7 +71,7 @@ class DemoGuest:
         client = EchoClient(self.hosts[source])
         time.sleep(BEFORE_S)
         receiver = guest.listen()
-        command = shlex.join(guest.migrate_command("--dirty-log", mode, *OPTIONS))
+        command = shlex.join(guest.migrate_command(*LOGGING[mode], *OPTIONS))
         done = guest.host.run(["bash", "-c", f"{NOW}; {command}; status=$?; {NOW}; exit $status"], 120,
                               False)
         if done.returncode != 0:

@@ -126,7 +126,8 @@ class Bench:
         if control == (report["result"] == "migrated") or "status=" in output and not control:
             raise BenchError(f"{command}: {output} {receiver.read('stderr')}")
         total = report["total_ms"] / 1000
-        bulk = sum(item["ms"] for item in report["rounds"] if item["mode"] == options[1]) / 1000
+        mode = "wp" if "wp" in options else "hw"
+        bulk = sum(item["ms"] for item in report["rounds"] if item["mode"] == mode) / 1000
         downtime = 0.0 if control else report["downtime_ms"] / 1000
         stop = begin + total - downtime
         timing = Timing(begin, stop if control else min(begin + bulk, stop), stop, end)
