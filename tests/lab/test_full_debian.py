@@ -33,22 +33,30 @@ def vmm_with_debian(
         yield VmmHost(host)
 
 
+def wait_for_ssh(vmm: VmmHost) -> str:
+    """Wait until the guest has got its address and lets root in; the command that does it."""
+    # The server writes its leases when it is told to.
+    lease = ("killall -USR1 udhcpd; usleep 200000; "
+             f"dumpleases -f /run/udhcpd.leases | grep -o '{NETWORK}[.0-9]*'")
+    address = vmm.host.run(f"until {lease}; do sleep 1; done", START_TIMEOUT_S).stdout.split()[0]
+    ssh = (f"/usr/bin/ssh -i {KEY} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
+           f"-o LogLevel=ERROR -o ConnectTimeout=30 root@{address}")
+    vmm.host.run(f"until {ssh} true; do sleep 1; done", START_TIMEOUT_S)
+    return ssh
+
+
 def test_a_debian_system_is_logged_in_to_by_ssh_and_shuts_down(vmm_with_debian: VmmHost) -> None:
     vmm = vmm_with_debian
     add_tap(vmm.host, "tap0")
     guest = vmm.start("debian", image="debian", memory="512M", vcpus=2,
                       cmdline="quiet root=/dev/vda rw",
                       devices=disk("root", "/dev/vda", direct=True) + net("tap0"))
-    guest.wait("debian login:", START_TIMEOUT_S)
-    # The server writes its leases when it is told to.
-    leases = vmm.shell("killall -USR1 udhcpd; sleep 1; dumpleases -f /run/udhcpd.leases").stdout
-    address = next(word for word in leases.split() if word.startswith(f"{NETWORK}."))
-    ssh = (f"/usr/bin/ssh -i {KEY} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
-           f"-o LogLevel=ERROR root@{address} ")
-    done = vmm.shell(ssh + "'systemctl is-system-running --wait; cat /proc/1/comm; "
+    ssh = wait_for_ssh(vmm)
+    done = vmm.shell(f"{ssh} 'systemctl is-system-running --wait; cat /proc/1/comm; "
                      "systemctl --failed --no-legend; findmnt -n -o SOURCE,FSTYPE /; dpkg --audit'",
                      START_TIMEOUT_S)
     assert done.stdout.split("\n")[:2] == ["running", "systemd"], done.stdout + done.stderr
     assert done.stdout.split("\n")[2].split() == ["/dev/vda", "ext4"], done.stdout
+    guest.wait("debian login:")
     assert vmm("stop", "--timeout", "300", timeout=330).returncode == 0
     assert guest.exit_status() == 0
