@@ -81,7 +81,7 @@ DiskImage::~DiskImage() {
   if (held_) unlock();
 }
 
-Result<std::unique_ptr<DiskImage>> DiskImage::open(const DiskImageOptions& options) {
+Result<Fd> DiskImage::open_path(const DiskImageOptions& options) {
   struct stat status {};
   if (::stat(options.path.c_str(), &status) != 0) {
     return fail_errno(ErrorKind::kUsage, "cannot open disk image {}", options.path);
@@ -94,10 +94,23 @@ Result<std::unique_ptr<DiskImage>> DiskImage::open(const DiskImageOptions& optio
                       options.read_only ? "read-only" : "read-write",
                       options.direct ? " with direct I/O" : "");
   }
+  return fd;
+}
+
+Result<std::unique_ptr<DiskImage>> DiskImage::open(const DiskImageOptions& options) {
+  TRY(auto fd, open_path(options));
   std::unique_ptr<DiskImage> image(new DiskImage(options, std::move(fd)));
   TRY(image->lock());
   image->held_ = true;
   TRY(image->check());
+  return image;
+}
+
+Result<std::unique_ptr<DiskImage>> DiskImage::prepare(const DiskImageOptions& options) {
+  TRY(auto fd, open_path(options));
+  std::unique_ptr<DiskImage> image(new DiskImage(options, std::move(fd)));
+  TRY(image->check());
+  image->fd_ = Fd();
   return image;
 }
 
@@ -153,6 +166,9 @@ Result<> DiskImage::release() {
 
 Result<> DiskImage::reacquire() {
   if (held_) return success();
+  if (!fd_.valid()) {
+    TRY(fd_, open_path(options_));
+  }
   TRY(lock());
   const auto size = image_size(fd_, options_);
   if (!size || size.value() != size_) {

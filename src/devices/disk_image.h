@@ -27,9 +27,9 @@ struct TransferAlignment {
 // exclusive for one that writes (open file description locks, which end with this process). It
 // outlives the device that uses it, which is rebuilt when the guest reboots.
 //
-//             release()
-//   held  <------------->  released      only a held image may be read and written
-//            reacquire()
+//   open()          release()                prepare()
+//  --------> held <-------------> not held <-----------      only a held image is read and written
+//                  reacquire()
 //
 // Not thread-safe, but fd(), held() and what open() has found may be used from any thread as long
 // as neither release() nor reacquire() runs.
@@ -40,6 +40,10 @@ class DiskImage {
   // no multiple of the sector size (or of the block size that direct needs), write-protected though
   // the guest is to write, or on a file system without direct.
   [[nodiscard]] static Result<std::unique_ptr<DiskImage>> open(const DiskImageOptions& options);
+  // Looks at an image that another process, perhaps on another host, still holds: everything that
+  // open() checks but the lock. The file is closed again: reacquire() opens it, so that nothing of
+  // it is cached here that its present owner goes on to change. Errors are of kind kUsage.
+  [[nodiscard]] static Result<std::unique_ptr<DiskImage>> prepare(const DiskImageOptions& options);
   ~DiskImage();
   DiskImage(const DiskImage&) = delete;
   DiskImage& operator=(const DiskImage&) = delete;
@@ -58,11 +62,13 @@ class DiskImage {
   // image, and this one no longer touches it. On error the image is still held. Requests must have
   // been drained.
   [[nodiscard]] Result<> release();
-  // Takes the lock again. Error where somebody else has it, or has changed the image's size.
+  // Takes the lock, of an image that was prepared or released. Error where somebody else has it, or
+  // has changed the image's size.
   [[nodiscard]] Result<> reacquire();
 
  private:
   DiskImage(DiskImageOptions options, Fd fd);
+  [[nodiscard]] static Result<Fd> open_path(const DiskImageOptions& options);
   [[nodiscard]] Result<> check();
   [[nodiscard]] Result<> lock() const;
   void unlock() const;

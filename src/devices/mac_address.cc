@@ -48,14 +48,20 @@ Result<MacAddress> MacAddress::parse(std::string_view text) {
   if (!well_formed) {
     return fail(ErrorKind::kUsage, "'{}' is not a MAC address such as 52:54:00:12:34:56", text);
   }
+  return from_bytes(bytes);
+}
+
+Result<MacAddress> MacAddress::from_bytes(const std::array<std::uint8_t, kBytes>& bytes) {
+  const MacAddress mac(bytes);
   if ((bytes[0] & kGroup) != 0) {
     return fail(ErrorKind::kUsage,
-                "the MAC address {} is a multicast one; the second digit must be even", text);
+                "the MAC address {} is a multicast one; the second digit must be even",
+                mac.to_string());
   }
   if (std::ranges::all_of(bytes, [](std::uint8_t byte) { return byte == 0; })) {
-    return fail(ErrorKind::kUsage, "the MAC address {} is all zero", text);
+    return fail(ErrorKind::kUsage, "the MAC address {} is all zero", mac.to_string());
   }
-  return MacAddress(bytes);
+  return mac;
 }
 
 MacAddress MacAddress::derive(std::string_view guest, std::string_view net_id) {

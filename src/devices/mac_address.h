@@ -19,6 +19,9 @@ class MacAddress {
   // kUsage: malformed, a group address, all zero.
   [[nodiscard]] static Result<MacAddress> parse(std::string_view text);
 
+  // Errors are of kind kUsage: a group address, all zero.
+  [[nodiscard]] static Result<MacAddress> from_bytes(const std::array<std::uint8_t, kBytes>& bytes);
+
   // The address of a guest that was given none: locally administered, and the same for the same
   // names on every host and in every version of the program.
   [[nodiscard]] static MacAddress derive(std::string_view guest, std::string_view net_id);

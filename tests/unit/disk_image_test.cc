@@ -133,6 +133,41 @@ TEST(DiskImageTest, TakesBackOnlyWhatItGaveUp) {
   EXPECT_TRUE(file.open()->held());
 }
 
+TEST(DiskImageTest, IsPreparedWhileSomebodyElseHoldsItAndTakenAfterwards) {
+  const TempImage file(2 * kSectorSize);
+  auto owner = file.open();
+  auto prepared = DiskImage::prepare({.path = file.path});
+  ASSERT_TRUE(prepared) << prepared.error().message();
+  const auto image = std::move(prepared).value();
+  EXPECT_FALSE(image->held());
+  EXPECT_FALSE(image->fd().valid());
+  EXPECT_EQ(image->size(), 2 * kSectorSize);
+  const auto refused = image->reacquire();
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message(), HasSubstr("locked by another process"));
+  owner.reset();
+  ASSERT_TRUE(image->reacquire());
+  EXPECT_TRUE(image->held());
+  EXPECT_THAT(open_error({.path = file.path}), HasSubstr("locked by another process"));
+}
+
+TEST(DiskImageTest, PreparingChecksWhatOpeningChecks) {
+  EXPECT_THAT(DiskImage::prepare({.path = "/nonexistent/image"}).error().message(),
+              HasSubstr("cannot open disk image /nonexistent/image"));
+  const TempImage odd(kSectorSize + 1);
+  EXPECT_THAT(DiskImage::prepare({.path = odd.path}).error().message(),
+              HasSubstr("multiple of 512"));
+}
+
+TEST(DiskImageTest, APreparedImageThatHasChangedItsSizeIsNotTaken) {
+  const TempImage file(2 * kSectorSize);
+  const auto image = std::move(DiskImage::prepare({.path = file.path})).value();
+  file.resize(kSectorSize);
+  const auto taken = image->reacquire();
+  ASSERT_FALSE(taken);
+  EXPECT_THAT(taken.error().message(), HasSubstr("had 1024 bytes"));
+}
+
 TEST(DiskImageTest, DirectKnowsTheAlignmentItNeeds) {
   const TempImage file(64 * 1024);
   const auto image = file.open(false, true);
