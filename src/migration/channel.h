@@ -46,4 +46,16 @@ class Connector {
       std::chrono::milliseconds timeout) = 0;
 };
 
+// Where channels come from that peers open.
+class Acceptor {
+ public:
+  virtual ~Acceptor() = default;
+  // Waits for the next one, for as long as it takes; it starts with `timeout`. Error after
+  // interrupt(), or where the host cannot take another one now.
+  [[nodiscard]] virtual Result<std::unique_ptr<Channel>> accept(
+      std::chrono::milliseconds timeout) = 0;
+  // Makes accept() fail, now and later. Threads: any.
+  virtual void interrupt() = 0;
+};
+
 }  // namespace vmm::migration

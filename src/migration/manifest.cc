@@ -32,7 +32,8 @@ Result<> check_name(std::string_view field, std::string_view name) {
 }
 
 bool is_control(char c) {
-  return (c >= 0 && c < 0x20) || c == 0x7f;
+  const auto code = static_cast<unsigned char>(c);
+  return code < 0x20 || code == 0x7f;
 }
 
 Result<> check_text(std::string_view field, std::string_view text, std::size_t max) {

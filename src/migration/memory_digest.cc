@@ -34,8 +34,8 @@ class Sha256 {
       size -= part;
     }
   }
-  [[nodiscard]] Result<Digest> finish() {
-    Digest digest;
+  [[nodiscard]] Result<MemoryDigest> finish() {
+    MemoryDigest digest;
     unsigned size = 0;
     good_ =
         good_ && ::EVP_DigestFinal_ex(context_.get(),
@@ -51,8 +51,8 @@ class Sha256 {
 
 }  // namespace
 
-Result<Digest> memory_digest(const GuestMemory& memory, const Pagemap& pagemap,
-                             DigestControl& control) {
+Result<MemoryDigest> memory_digest(const GuestMemory& memory, const Pagemap& pagemap,
+                                   DigestControl& control) {
   Sha256 sha;
   std::vector<std::uint64_t> backed;
   for (const auto& region : memory.regions()) {
@@ -77,7 +77,7 @@ Result<Digest> memory_digest(const GuestMemory& memory, const Pagemap& pagemap,
   return sha.finish();
 }
 
-std::string to_string(const Digest& digest) {
+std::string to_string(const MemoryDigest& digest) {
   std::string text;
   for (const auto byte : digest) text += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
   return text;

@@ -12,7 +12,7 @@
 
 namespace vmm::migration {
 
-using Digest = std::array<std::byte, 32>;
+using MemoryDigest = std::array<std::byte, 32>;
 
 // How another thread follows and ends a digest.
 struct DigestControl {
@@ -24,10 +24,10 @@ struct DigestControl {
 // them count as zeros and get none. Error (kInterrupted) soon after control.stop is set, and of
 // kind kHost where OpenSSL or the pagemap fails. The guest must be stopped for the digest to mean
 // anything.
-[[nodiscard]] Result<Digest> memory_digest(const GuestMemory& memory, const Pagemap& pagemap,
-                                           DigestControl& control);
+[[nodiscard]] Result<MemoryDigest> memory_digest(const GuestMemory& memory, const Pagemap& pagemap,
+                                                 DigestControl& control);
 
 // 64 hexadecimal digits.
-[[nodiscard]] std::string to_string(const Digest& digest);
+[[nodiscard]] std::string to_string(const MemoryDigest& digest);
 
 }  // namespace vmm::migration

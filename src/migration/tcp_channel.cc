@@ -187,4 +187,9 @@ Result<std::unique_ptr<TcpSocket>> TcpListener::accept(std::chrono::milliseconds
   }
 }
 
+Result<std::unique_ptr<Channel>> TcpAcceptor::accept(std::chrono::milliseconds timeout) {
+  TRY(auto socket, listener_.accept(timeout));
+  return std::unique_ptr<Channel>(std::make_unique<TcpChannel>(std::move(socket)));
+}
+
 }  // namespace vmm::migration

@@ -82,4 +82,15 @@ class TcpListener {
   TcpAddress address_;
 };
 
+// Plain channels from a listener, which must outlive it.
+class TcpAcceptor final : public Acceptor {
+ public:
+  explicit TcpAcceptor(TcpListener& listener) : listener_(listener) {}
+  [[nodiscard]] Result<std::unique_ptr<Channel>> accept(std::chrono::milliseconds timeout) override;
+  void interrupt() override { listener_.interrupt(); }
+
+ private:
+  TcpListener& listener_;
+};
+
 }  // namespace vmm::migration

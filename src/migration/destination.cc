@@ -1,0 +1,369 @@
+#include "migration/destination.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <ctime>
+
+#include "base/log.h"
+
+namespace vmm::migration {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Connections that have not said yet what they want; more are closed at once.
+constexpr std::size_t kMaxGreeting = 32;
+// For what the source does between two messages: rounds take as long as they take. One that has
+// died is noticed by the link.
+constexpr std::chrono::hours kWorkTimeout{24};
+
+std::uint64_t nanoseconds(Clock::duration duration) {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
+}
+
+}  // namespace
+
+Destination::Destination(Acceptor& acceptor, DecisionRecords& records,
+                         std::chrono::milliseconds peer_timeout)
+    : acceptor_(acceptor), records_(records), peer_timeout_(peer_timeout) {
+  acceptor_thread_ = std::thread([this] { accept_connections(); });
+}
+
+Destination::~Destination() {
+  cancel();
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  acceptor_.interrupt();
+  acceptor_thread_.join();
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return greeting_ == 0; });
+}
+
+DestinationState Destination::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+void Destination::advance(DestinationEvent event) {
+  const std::lock_guard lock(mutex_);
+  const auto state = next(state_, event);
+  if (!state) {
+    // Messages were checked before: a bug of ours, and no guess about who owns the guest.
+    log(LogLevel::kError, "migration: {} in state {}", to_string(event), to_string(state_));
+    std::abort();
+  }
+  state_ = *state;
+}
+
+void Destination::cancel() {
+  const std::lock_guard lock(mutex_);
+  if (state_ == DestinationState::kRunning) return;
+  cancelled_ = true;
+  digest_control_.stop = true;
+  if (session_) {
+    if (session_->link) session_->link->interrupt();
+    if (session_->receiver) session_->receiver->interrupt();
+  }
+  changed_.notify_all();
+}
+
+// --- Connections ---
+
+void Destination::accept_connections() {
+  for (;;) {
+    auto channel = acceptor_.accept(kPreambleTimeout);
+    {
+      const std::lock_guard lock(mutex_);
+      if (closing_) return;
+    }
+    if (!channel) {
+      log(LogLevel::kWarning, "{}", channel.error().message());
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      continue;
+    }
+    const std::lock_guard lock(mutex_);
+    if (greeting_ >= kMaxGreeting) continue;  // closes it
+    ++greeting_;
+    // Whoever says nothing holds up nobody else. The destructor waits for the count.
+    std::thread([this, connection = std::move(channel).value()]() mutable {
+      greet(std::move(connection));
+      const std::lock_guard locked(mutex_);
+      --greeting_;
+      changed_.notify_all();
+    }).detach();
+  }
+}
+
+void Destination::greet(std::unique_ptr<Channel> channel) {
+  const std::string peer = channel->peer();
+  const auto preamble = read_preamble(*channel);
+  auto result =
+      preamble ? dispatch(std::move(channel), preamble.value()) : Result<>(fail(preamble.error()));
+  if (!result) log(LogLevel::kWarning, "connection from {}: {}", peer, result.error().message());
+}
+
+Result<> Destination::dispatch(std::unique_ptr<Channel> channel, const Preamble& preamble) {
+  switch (preamble.kind) {
+    case ConnectionKind::kQuery:
+      return answer_query(std::move(channel), preamble.id);
+    case ConnectionKind::kControl:
+      return open_session(std::move(channel), preamble.id);
+    case ConnectionKind::kData:
+      return add_data_channel(std::move(channel), preamble);
+  }
+  return success();
+}
+
+Result<> Destination::answer_query(std::unique_ptr<Channel> channel, const MigrationId& id) {
+  // Where nothing is decided it is now: a guest that has not started never will.
+  TRY(const auto outcome, records_.decide(id, Outcome::kDiscarded, std::time(nullptr)));
+  TRY(answer_preamble(*channel, {}));
+  PeerLink link(std::move(channel), kPreambleTimeout);
+  TRY(link.send(OutcomeMessage{outcome}));
+  // Until the source has read it, and closes the connection.
+  static_cast<void>(link.receive(kPreambleTimeout));
+  return success();
+}
+
+Result<> Destination::open_session(std::unique_ptr<Channel> channel, const MigrationId& id) {
+  std::unique_lock lock(mutex_);
+  if (session_ || state_ != DestinationState::kListening) {
+    lock.unlock();
+    return answer_preamble(*channel, {1, "it is taken by another migration"});
+  }
+  auto session = std::make_unique<Session>();
+  session->id = id;
+  TRY(session->secret, random_secret());
+  // Claimed before the answer, so that no other connection is told the same.
+  session_ = std::move(session);
+  lock.unlock();
+  const auto answered = answer_preamble(*channel, {});
+  channel->set_timeout(peer_timeout_);
+  lock.lock();
+  if (!answered) {
+    session_.reset();
+    return fail(answered.error());
+  }
+  session_->link = std::make_unique<PeerLink>(std::move(channel), peer_timeout_);
+  changed_.notify_all();
+  return success();
+}
+
+Result<> Destination::add_data_channel(std::unique_ptr<Channel> channel, const Preamble& preamble) {
+  const auto belongs = [this, &preamble] {
+    return session_ && session_->id == preamble.id &&
+           same_secret(session_->secret, preamble.secret) &&
+           preamble.channel < session_->data.size() && !session_->data[preamble.channel];
+  };
+  {
+    const std::lock_guard lock(mutex_);
+    if (!belongs()) {
+      static_cast<void>(answer_preamble(*channel, {1, "no migration here has this connection"}));
+      return fail(ErrorKind::kMigration, "a data channel that belongs to no migration");
+    }
+  }
+  TRY(answer_preamble(*channel, {}));
+  const std::lock_guard lock(mutex_);
+  if (!belongs()) return fail(ErrorKind::kMigration, "its migration has ended");
+  session_->data[preamble.channel] = std::move(channel);
+  changed_.notify_all();
+  return success();
+}
+
+void Destination::close_session() {
+  std::unique_ptr<Session> session;
+  {
+    const std::lock_guard lock(mutex_);
+    session = std::move(session_);
+  }
+  // Threads of the session end here, without the lock that they may want.
+  session.reset();
+}
+
+// --- The three ---
+
+Result<Manifest> Destination::await_manifest() {
+  for (;;) {
+    PeerLink* link = nullptr;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this] { return cancelled_ || (session_ && session_->link); });
+      if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
+      link = session_->link.get();
+    }
+    auto message = expect<ManifestMessage>(link->receive(peer_timeout_));
+    if (message && message.value().manifest.id == session_->id) {
+      session_->manifest = message.value().manifest;
+      return std::move(message.value().manifest);
+    }
+    log(LogLevel::kWarning, "{}: {}", link->peer(),
+        message ? "a manifest of another migration" : message.error().message());
+    close_session();
+  }
+}
+
+void Destination::refuse(const Error& reason) {
+  // The source may be gone; it learns the same from the closed connection.
+  static_cast<void>(session_->link->send(Refuse{reason.kind(), printable(reason.message())}));
+  static_cast<void>(session_->link->receive(peer_timeout_));
+  close_session();
+}
+
+Result<> Destination::receive(DestinationGuest& guest) {
+  auto taken = take_in(guest);
+  if (taken) {
+    log(LogLevel::kInfo, "{} has arrived", session_->manifest.guest);
+    close_session();
+    return success();
+  }
+  Error error = std::move(taken).error();
+  if (state() != DestinationState::kRunning) {
+    advance(DestinationEvent::kFailure);
+    static_cast<void>(guest.release_disks());
+    const auto decided = records_.decide(session_->id, Outcome::kDiscarded, std::time(nullptr));
+    if (decided) {
+      // The source is told only what is on the disk; else it asks.
+      static_cast<void>(session_->link->send(Discarded{printable(error.message())}));
+    } else {
+      log(LogLevel::kWarning, "{}", decided.error().message());
+    }
+  }
+  close_session();
+  return fail(std::move(error).add_context("migration"));
+}
+
+Result<> Destination::take_in(DestinationGuest& guest) {
+  advance(DestinationEvent::kManifestAccepted);
+  TRY(open_data_channels(guest));
+  TRY(receive_until_prepared(guest));
+  advance(DestinationEvent::kPrepared);
+  TRY(const auto commit, wait_for_commit(guest));
+  const auto committed = Clock::now();
+  advance(DestinationEvent::kCommitReceived);
+  return start(guest, commit, committed);
+}
+
+Result<> Destination::open_data_channels(DestinationGuest& guest) {
+  const auto count = std::clamp<std::uint16_t>(session_->manifest.channels, 1, kMaxDataChannels);
+  {
+    const std::lock_guard lock(mutex_);
+    session_->data.resize(count);
+  }
+  TRY(session_->link->send(Accept{session_->secret, count, ""}));
+  std::unique_lock lock(mutex_);
+  const bool complete = changed_.wait_for(lock, peer_timeout_, [this] {
+    return cancelled_ || std::ranges::none_of(session_->data, [](const auto& channel) {
+             return channel == nullptr;
+           });
+  });
+  if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
+  if (!complete) {
+    return fail(ErrorKind::kMigration, "the source has not opened its data channels in time");
+  }
+  for (const auto& channel : session_->data) channel->set_timeout(peer_timeout_);
+  const auto on_round = [this](std::uint32_t round) {
+    const std::lock_guard locked(mutex_);
+    session_->complete_rounds = round;
+    changed_.notify_all();
+  };
+  const auto on_failure = [this](const Error& error) {
+    {
+      const std::lock_guard locked(mutex_);
+      session_->failure = error;
+      changed_.notify_all();
+    }
+    // The source learns the cause before the connection goes.
+    static_cast<void>(session_->link->send(Cancel{printable(error.message())}));
+    session_->link->interrupt();
+  };
+  session_->receiver = std::make_unique<RamReceiver>(guest.memory(), std::move(session_->data),
+                                                     RamReceiver::Events{on_round, on_failure});
+  session_->data.clear();
+  return success();
+}
+
+Result<> Destination::receive_until_prepared(DestinationGuest& guest) {
+  const auto next_message = [this]() -> Result<Message> {
+    auto message = session_->link->receive(kWorkTimeout);
+    const std::lock_guard lock(mutex_);
+    // What the data channels met is the cause of it.
+    if (session_->failure) return fail(*session_->failure);
+    if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
+    return message;
+  };
+  for (;;) {
+    TRY(auto message, next_message());
+    if (const auto* end = std::get_if<RoundEnd>(&message)) {
+      TRY(wait_for_round(end->round));
+      TRY(session_->link->send(RoundAck{end->round}));
+    } else if (const auto* rehearsal = std::get_if<Rehearse>(&message)) {
+      TRY(const auto restore_ns, restore(guest, rehearsal->state));
+      TRY(session_->link->send(Rehearsed{restore_ns}));
+    } else {
+      TRY(const auto state, expect<State>(std::move(message)));
+      TRY(session_->receiver->finish());
+      TRY(const auto restore_ns, restore(guest, state.state));
+      return session_->link->send(Prepared{restore_ns});
+    }
+  }
+}
+
+Result<> Destination::wait_for_round(std::uint32_t round) {
+  std::unique_lock lock(mutex_);
+  if (round != session_->complete_rounds && round != session_->complete_rounds + 1) {
+    return fail(ErrorKind::kMigration, "the source ends round {} after round {}", round,
+                session_->complete_rounds);
+  }
+  changed_.wait(
+      lock, [&] { return session_->complete_rounds >= round || session_->failure || cancelled_; });
+  if (session_->failure) return fail(*session_->failure);
+  if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
+  return success();
+}
+
+Result<std::uint64_t> Destination::restore(DestinationGuest& guest,
+                                           std::span<const std::byte> state) {
+  const auto begun = Clock::now();
+  TRY(guest.restore(state));
+  return nanoseconds(Clock::now() - begun);
+}
+
+Result<Commit> Destination::wait_for_commit(DestinationGuest& guest) {
+  TRY(auto message, session_->link->receive(kWorkTimeout));
+  if (std::holds_alternative<Verify>(message)) {
+    TRY(const auto pagemap, Pagemap::open());
+    TRY(const auto digest, memory_digest(guest.memory(), pagemap, digest_control_));
+    TRY(session_->link->send(Digest{digest}));
+    TRY(message, session_->link->receive(kWorkTimeout));
+  }
+  return expect<Commit>(std::move(message));
+}
+
+Result<> Destination::start(DestinationGuest& guest, const Commit& commit,
+                            Clock::time_point committed) {
+  TRY(guest.acquire_disks());
+  const auto acquired = Clock::now();
+  auto outcome = records_.decide(session_->id, Outcome::kStarted, std::time(nullptr));
+  if (!outcome) {
+    log(LogLevel::kWarning, "{}", outcome.error().message());
+    // It may be on the disk for all that: what counts is what the record says.
+    TRY(outcome, records_.decide(session_->id, Outcome::kDiscarded, std::time(nullptr)));
+  }
+  if (outcome.value() != Outcome::kStarted) {
+    return fail(ErrorKind::kMigration, "it is recorded that the guest does not start here");
+  }
+  advance(DestinationEvent::kRecordedStart);
+  const auto recorded = Clock::now();
+  const auto paused = std::chrono::nanoseconds(commit.paused_ns) + (recorded - committed);
+  TRY(guest.start(paused));
+  const Started started{nanoseconds(acquired - committed), nanoseconds(recorded - acquired),
+                        nanoseconds(Clock::now() - recorded)};
+  // A source that does not hear it asks for the record.
+  if (session_->link->send(started)) static_cast<void>(session_->link->receive(peer_timeout_));
+  return success();
+}
+
+}  // namespace vmm::migration

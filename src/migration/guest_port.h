@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "memory/dirty_log.h"
+#include "memory/guest_memory.h"
+#include "migration/manifest.h"
+
+namespace vmm::migration {
+
+// The guest that a source gives away. Called on the migration's thread, one call at a time.
+class SourceGuest {
+ public:
+  virtual ~SourceGuest() = default;
+
+  [[nodiscard]] virtual GuestMemory& memory() = 0;
+  [[nodiscard]] virtual DirtyLog& dirty_log() = 0;
+
+  // On return no vCPU runs and no device touches memory. Error where the guest has ended or
+  // reboots.
+  [[nodiscard]] virtual Result<> pause() = 0;
+  // Lets the guest do again what it did before pause().
+  [[nodiscard]] virtual Result<> resume() = 0;
+  // Everything but memory; while paused.
+  [[nodiscard]] virtual Result<std::vector<std::byte>> save() = 0;
+  // Makes the disks durable and gives them up, or none of them; while paused. And takes them back.
+  [[nodiscard]] virtual Result<> release_disks() = 0;
+  [[nodiscard]] virtual Result<> reacquire_disks() = 0;
+  // Nobody here knows whether the destination runs the guest.
+  virtual void mark_in_doubt() = 0;
+};
+
+// The machine that a guest arrives in. Called on the migration's thread, one call at a time.
+class DestinationGuest {
+ public:
+  virtual ~DestinationGuest() = default;
+
+  [[nodiscard]] virtual GuestMemory& memory() = 0;
+  // Takes over a saved state, of a rehearsal or for good. The bytes are the peer's.
+  [[nodiscard]] virtual Result<> restore(std::span<const std::byte> state) = 0;
+  // Opens and locks all disks, or none.
+  [[nodiscard]] virtual Result<> acquire_disks() = 0;
+  [[nodiscard]] virtual Result<> release_disks() = 0;
+  // Runs the guest, whose counters have stood still for so long; then tells the network. After the
+  // decision nothing can be taken back: an error means that the guest has ended here.
+  [[nodiscard]] virtual Result<> start(std::chrono::nanoseconds paused) = 0;
+};
+
+}  // namespace vmm::migration

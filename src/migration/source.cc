@@ -1,0 +1,491 @@
+#include "migration/source.h"
+
+#include <cstdlib>
+#include <ctime>
+#include <future>
+
+#include "base/log.h"
+
+namespace vmm::migration {
+namespace {
+
+// Between two questions to a destination whose decision is not known.
+constexpr std::chrono::seconds kAskInterval{1};
+// A digest takes as long as memory and CPU make it; a peer that has died is noticed by the link.
+constexpr std::chrono::minutes kVerifyTimeout{30};
+// Disks that are slow to open, and a record that is slow to be durable. Whoever is dead is noticed
+// by the link.
+constexpr std::chrono::minutes kStartTimeout{1};
+
+using Duration = std::chrono::steady_clock::duration;
+
+Nanoseconds nanoseconds(Duration duration) {
+  return std::chrono::duration_cast<Nanoseconds>(duration);
+}
+
+}  // namespace
+
+Source::Source(SourceGuest& guest, Connector& connector, DecisionRecords& records,
+               Manifest manifest, std::string destination, const SourceOptions& options)
+    : guest_(guest),
+      connector_(connector),
+      records_(records),
+      manifest_(std::move(manifest)),
+      destination_(std::move(destination)),
+      options_(options) {}
+
+// --- Driving ---
+
+Result<MigrationReport> Source::run() {
+  begun_ = Clock::now();
+  report_.id = manifest_.id;
+  auto moved = move();
+  if (moved && !options_.control_run) {
+    keep_record(SourceOutcome::kDone);
+    report_.result = "migrated";
+    report_.total = nanoseconds(Clock::now() - begun_);
+    return report_;
+  }
+  if (moved) {
+    advance(SourceEvent::kFailure);
+    take_back();
+    report_.result = "control-run";
+    report_.total = nanoseconds(Clock::now() - begun_);
+    return report_;
+  }
+  Error error = std::move(moved).error();
+  // A destination that has said no has ended it already.
+  if (state() != SourceState::kFailed) advance(SourceEvent::kFailure);
+  if (state() == SourceState::kInDoubt) {
+    log(LogLevel::kWarning, "migration {}: {}; whether {} runs the guest is in doubt",
+        manifest_.id.to_string(), error.message(), destination_);
+    return settle_doubt();
+  }
+  if (link_) {
+    // So that the destination does not have to wait for its timeout; it may be gone.
+    static_cast<void>(link_->send(Cancel{printable(error.message())}));
+  }
+  take_back();
+  const bool cancelled = !check_cancelled();
+  return fail(make_error(cancelled ? ErrorKind::kInterrupted : ErrorKind::kMigration,
+                         "{}; the guest runs on here",
+                         cancelled ? "the migration was cancelled" : error.message()));
+}
+
+Result<> Source::move() {
+  TRY(connect());
+  if (options_.control_run) return run_without_logging(*options_.control_run);
+  TRY(start_logging());
+  TRY(precopy());
+  TRY(stop_and_copy());
+  return commit();
+}
+
+void Source::advance(SourceEvent event) {
+  const std::lock_guard lock(mutex_);
+  const auto state = next(state_, event);
+  if (!state) {
+    // Events are ours, messages were checked before: a bug, and no guess about who owns the guest.
+    log(LogLevel::kError, "migration: {} in state {}", to_string(event), to_string(state_));
+    std::abort();
+  }
+  state_ = *state;
+  progress_.phase = to_string(state_);
+  changed_.notify_all();
+}
+
+Result<> Source::check_cancelled() const {
+  const std::lock_guard lock(mutex_);
+  if (cancelled_) return fail(ErrorKind::kInterrupted, "the migration was cancelled");
+  return success();
+}
+
+Result<> Source::cancel() {
+  const std::lock_guard lock(mutex_);
+  if (!may_cancel(state_)) {
+    return fail(ErrorKind::kFailed, "the migration can no longer be cancelled: {}",
+                to_string(state_));
+  }
+  cancelled_ = true;
+  digest_control_.stop = true;
+  if (sender_) sender_->interrupt();
+  if (link_) link_->interrupt();
+  changed_.notify_all();
+  return success();
+}
+
+Result<> Source::resolve(bool resume) {
+  const std::lock_guard lock(mutex_);
+  if (state_ != SourceState::kInDoubt) {
+    return fail(ErrorKind::kFailed, "the migration is not in doubt: {}", to_string(state_));
+  }
+  resolution_ = resume;
+  changed_.notify_all();
+  return success();
+}
+
+void Source::abandon() {
+  static_cast<void>(cancel());
+  const std::lock_guard lock(mutex_);
+  abandoned_ = true;
+  if (link_) link_->interrupt();
+  changed_.notify_all();
+}
+
+SourceState Source::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+Progress Source::progress() const {
+  const std::lock_guard lock(mutex_);
+  Progress progress = progress_;
+  if (sender_) {
+    const auto round = sender_->progress();
+    progress.sent_bytes += round.bytes;
+    if (tracker_) progress.remaining_bytes = tracker_->remaining() * kPageSize;
+    const double seconds = std::chrono::duration<double>(round.wall).count();
+    if (seconds > 0) progress.bytes_per_s = static_cast<double>(round.bytes) / seconds;
+    if (progress.bytes_per_s > 0) {
+      progress.eta = std::chrono::milliseconds(static_cast<std::int64_t>(
+          static_cast<double>(progress.remaining_bytes) * 1000 / progress.bytes_per_s));
+    }
+  }
+  return progress;
+}
+
+// --- Before any memory moves ---
+
+Result<> Source::connect() {
+  TRY(check_cancelled());
+  TRY(auto channel, connector_.connect(options_.peer_timeout));
+  channel->set_timeout(options_.peer_timeout);
+  TRY(introduce(*channel, {.kind = ConnectionKind::kControl, .id = manifest_.id}));
+  {
+    const std::lock_guard lock(mutex_);
+    link_ = std::make_unique<PeerLink>(std::move(channel), options_.peer_timeout);
+  }
+  TRY(check_cancelled());
+  advance(SourceEvent::kConnected);
+  TRY(link_->send(ManifestMessage{manifest_}));
+  // Building a machine takes its time: what has died is noticed by the link.
+  TRY(auto reply, link_->receive(kVerifyTimeout));
+  if (const auto* refusal = std::get_if<Refuse>(&reply)) {
+    return fail(ErrorKind::kMigration, "{} refuses the guest: {}", destination_, refusal->text);
+  }
+  TRY(const auto accept, expect<Accept>(std::move(reply)));
+  TRY(open_data_channels(accept));
+  advance(SourceEvent::kAccepted);
+  return success();
+}
+
+Result<> Source::open_data_channels(const Accept& accept) {
+  std::vector<std::unique_ptr<Channel>> channels;
+  for (std::uint16_t index = 0; index < accept.channels; ++index) {
+    TRY(check_cancelled());
+    TRY(auto channel, connector_.connect(options_.peer_timeout));
+    channel->set_timeout(options_.peer_timeout);
+    TRY(introduce(*channel, {.kind = ConnectionKind::kData,
+                             .id = manifest_.id,
+                             .secret = accept.secret,
+                             .channel = index}));
+    channels.push_back(std::move(channel));
+  }
+  TRY(pagemap_, Pagemap::open());
+  const std::lock_guard lock(mutex_);
+  tracker_ = std::make_unique<DirtyTracker>(guest_.dirty_log(), guest_.memory());
+  sender_ = std::make_unique<RamSender>(guest_.memory(), *tracker_, *pagemap_, std::move(channels));
+  sender_->set_rate(options_.bandwidth);
+  return success();
+}
+
+Result<> Source::run_without_logging(std::uint64_t bytes) {
+  TRY(check_cancelled());
+  TRY(const auto counters, sender_->send_unlogged(1, bytes));
+  TRY(link_->send(RoundEnd{1}));
+  TRY(receive<RoundAck>());
+  MigrationReport::Round round;
+  round.dirty_pages = counters.pages;
+  round.sent_bytes = counters.bytes;
+  round.zero_pages = counters.zero_pages;
+  round.time = counters.wall;
+  report_.rounds.push_back(round);
+  return success();
+}
+
+// --- Rounds while the guest runs ---
+
+Result<> Source::start_logging() {
+  auto limits = options_.limits;
+  limits.hardware_offered = guest_.dirty_log().offers(DirtyLogMode::kHardware);
+  if (!limits.hardware_offered && (options_.require_hw || limits.log == LogChoice::kHardware)) {
+    return fail(ErrorKind::kHost, "this host's KVM has no hardware dirty logging");
+  }
+  policy_.emplace(limits);
+  mode_ = policy_->first_mode();
+  TRY(tracker_->start(mode_));
+  // A request that succeeds and has no effect would lose every write: the kernel itself is asked.
+  TRY(const auto in_force, guest_.dirty_log().mode_in_force());
+  if (in_force != mode_) {
+    if (options_.require_hw) {
+      return fail(ErrorKind::kHost, "the kernel logs with {} though {} was asked for",
+                  to_string(in_force), to_string(mode_));
+    }
+    mode_ = in_force;
+  }
+  log(LogLevel::kInfo, "migration {}: dirty logging by {}", manifest_.id.to_string(),
+      mode_ == DirtyLogMode::kHardware ? "hardware" : "write protection");
+  dirty_pages_ = tracker_->pages();
+  return success();
+}
+
+Result<> Source::precopy() {
+  for (;;) {
+    TRY(const auto facts, send_round());
+    if (facts.n == 1) {
+      TRY(check_hardware_log());
+      TRY(rehearse());
+    }
+    const auto decision =
+        policy_->after_round(facts, rehearsal_, nanoseconds(Clock::now() - begun_));
+    log(LogLevel::kInfo, "migration {}: round {}: {}", manifest_.id.to_string(), facts.n,
+        decision.reason);
+    switch (decision.action) {
+      case RoundAction::kContinue:
+        break;
+      case RoundAction::kSwitchToWriteProtect: {
+        mode_ = DirtyLogMode::kWriteProtect;
+        TRY(tracker_->set_mode(mode_));
+        break;
+      }
+      case RoundAction::kSwitchToHardware: {
+        mode_ = DirtyLogMode::kHardware;
+        TRY(tracker_->set_mode(mode_));
+        break;
+      }
+      case RoundAction::kStopAndCopy:
+        return success();
+      case RoundAction::kGiveUp:
+        return fail(ErrorKind::kMigration, "{}", decision.reason);
+    }
+  }
+}
+
+Result<RoundFacts> Source::send_round() {
+  TRY(check_cancelled());
+  RoundFacts facts;
+  facts.n = ++round_;
+  facts.mode = mode_;
+  facts.pages_dirty_at_start = dirty_pages_;
+  {
+    const std::lock_guard lock(mutex_);
+    progress_.round = round_;
+    progress_.mode = mode_;
+  }
+  const auto cleared = tracker_->clear_time();
+  const auto begun = Clock::now();
+  TRY(const auto counters, sender_->send_round(round_, round_ == 1));
+  TRY(link_->send(RoundEnd{round_}));
+  TRY(const auto ack, receive<RoundAck>());
+  if (ack.round != round_) {
+    return fail(ErrorKind::kMigration, "the peer acknowledged round {} instead of {}", ack.round,
+                round_);
+  }
+  facts.duration = nanoseconds(Clock::now() - begun);
+  facts.clear_time = tracker_->clear_time() - cleared;
+  facts.pages_sent = counters.pages;
+  facts.zero_pages = counters.zero_pages;
+  facts.bytes_sent = counters.bytes;
+  const auto harvest = Clock::now();
+  TRY(dirty_pages_, tracker_->harvest());
+  facts.get_time = nanoseconds(Clock::now() - harvest);
+  facts.dirty_at_end = dirty_pages_;
+  report_.rounds.push_back({facts.n, facts.mode, facts.pages_dirty_at_start, facts.bytes_sent,
+                            facts.zero_pages, facts.duration, facts.get_time, facts.clear_time});
+  const std::lock_guard lock(mutex_);
+  progress_.sent_bytes += counters.bytes;
+  const double seconds = std::chrono::duration<double>(facts.duration).count();
+  if (seconds > 0) progress_.dirty_pages_per_s = static_cast<double>(dirty_pages_) / seconds;
+  return facts;
+}
+
+Result<> Source::check_hardware_log() {
+  if (mode_ != DirtyLogMode::kHardware) return success();
+  TRY(const auto armed, guest_.dirty_log().armed());
+  if (armed != 0) return success();
+  return fail(ErrorKind::kHost,
+              "hardware dirty logging is on but the kernel has armed no page for it");
+}
+
+Result<> Source::rehearse() {
+  const auto begun = Clock::now();
+  TRY(guest_.pause());
+  auto state = guest_.save();
+  const auto saved = Clock::now();
+  // Whatever became of it, the guest goes on.
+  TRY(guest_.resume());
+  if (!state) return fail(std::move(state).error());
+  TRY(link_->send(Rehearse{std::move(state).value()}));
+  TRY(const auto rehearsed, receive<Rehearsed>());
+  rehearsal_.save = nanoseconds(saved - begun);
+  rehearsal_.restore = Nanoseconds(rehearsed.restore_ns);
+  rehearsal_.transfer = nanoseconds(Clock::now() - saved) - rehearsal_.restore;
+  return success();
+}
+
+// --- The guest stands still ---
+
+Result<> Source::stop_and_copy() {
+  TRY(check_cancelled());
+  // Should this process die, the operator finds out here that the guest may be elsewhere.
+  keep_record(SourceOutcome::kCommitted);
+  paused_at_ = Clock::now();
+  TRY(guest_.pause());
+  paused_ = true;
+  advance(SourceEvent::kGuestPaused);
+  const auto stopped = Clock::now();
+  report_.parts.pause = nanoseconds(stopped - paused_at_);
+  TRY(auto state, guest_.save());
+  const auto saved = Clock::now();
+  report_.parts.save = nanoseconds(saved - stopped);
+  // After everything is saved, so that what devices wrote until then is found, too.
+  TRY(dirty_pages_, tracker_->harvest());
+  const auto harvested = Clock::now();
+  report_.parts.harvest = nanoseconds(harvested - saved);
+
+  const auto cleared = tracker_->clear_time();
+  TRY(const auto counters, sender_->send_round(++round_, false));
+  TRY(link_->send(RoundEnd{round_}));
+  TRY(link_->send(State{std::move(state)}));
+  TRY(receive<RoundAck>());
+  const auto sent = Clock::now();
+  report_.parts.send = nanoseconds(sent - harvested);
+  report_.rounds.push_back({round_, mode_, dirty_pages_, counters.bytes, counters.zero_pages,
+                            nanoseconds(sent - harvested), report_.parts.harvest,
+                            tracker_->clear_time() - cleared});
+  TRY(const auto prepared, receive<Prepared>());
+  report_.parts.restore = Nanoseconds(prepared.restore_ns);
+  report_.parts.transfer = nanoseconds(Clock::now() - sent) - report_.parts.restore;
+  if (options_.verify) {
+    TRY(compare_digests());
+  }
+  advance(SourceEvent::kPeerPrepared);
+  return success();
+}
+
+Result<> Source::compare_digests() {
+  const auto begun = Clock::now();
+  TRY(link_->send(Verify{}));
+  TRY(const auto ours, memory_digest(guest_.memory(), *pagemap_, digest_control_));
+  TRY(const auto theirs, expect<Digest>(link_->receive(kVerifyTimeout)));
+  report_.verify = MigrationReport::Verify{to_string(ours), to_string(theirs.sha256),
+                                           nanoseconds(Clock::now() - begun)};
+  if (ours == theirs.sha256) return success();
+  return fail(ErrorKind::kMigration, "guest memory differs: SHA-256 {} here, {} at {}",
+              report_.verify->source, report_.verify->destination, destination_);
+}
+
+Result<> Source::commit() {
+  TRY(check_cancelled());
+  TRY(guest_.release_disks());
+  released_ = true;
+  advance(SourceEvent::kDisksReleased);
+  const auto released = Clock::now();
+  // From here on the destination may run the guest, whatever happens to this message.
+  advance(SourceEvent::kCommitting);
+  const auto paused = nanoseconds(Clock::now() - paused_at_);
+  TRY(link_->send(Commit{static_cast<std::uint64_t>(paused.count())}));
+  TRY(auto reply, link_->receive(kStartTimeout));
+  if (const auto* discarded = std::get_if<Discarded>(&reply)) {
+    advance(SourceEvent::kPeerDiscarded);
+    return fail(ErrorKind::kMigration, "{} could not start the guest: {}", destination_,
+                discarded->text);
+  }
+  TRY(expect<Started>(std::move(reply)));
+  advance(SourceEvent::kPeerStarted);
+  const auto started = Clock::now();
+  report_.parts.resume = nanoseconds(started - released);
+  report_.downtime = nanoseconds(started - paused_at_);
+  if (report_.verify) report_.downtime -= report_.verify->time;
+  // That it has heard is for the destination's peace of mind only.
+  static_cast<void>(link_->send(Done{}));
+  return success();
+}
+
+// --- When it did not work ---
+
+void Source::take_back() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (sender_) sender_->interrupt();
+    if (link_) link_->interrupt();
+  }
+  if (tracker_) {
+    if (const auto stopped = tracker_->stop(); !stopped) {
+      log(LogLevel::kError, "dirty logging stays on: {}", stopped.error().message());
+    }
+  }
+  while (released_) {
+    const auto taken = guest_.reacquire_disks();
+    if (taken) break;
+    log(LogLevel::kError, "the guest waits for its disks: {}", taken.error().message());
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, kAskInterval, [this] { return abandoned_; })) return;
+  }
+  if (paused_) {
+    keep_record(SourceOutcome::kResumed);
+    if (const auto resumed = guest_.resume(); !resumed) {
+      log(LogLevel::kError, "the guest stays paused: {}", resumed.error().message());
+    }
+  }
+}
+
+Result<MigrationReport> Source::settle_doubt() {
+  guest_.mark_in_doubt();
+  keep_record(SourceOutcome::kInDoubt);
+  link_->interrupt();
+  for (;;) {
+    const auto outcome = ask_outcome();
+    std::optional<bool> resolution;
+    {
+      std::unique_lock lock(mutex_);
+      if (!outcome) {
+        changed_.wait_for(lock, kAskInterval, [this] { return resolution_ || abandoned_; });
+      }
+      if (abandoned_)
+        return fail(ErrorKind::kInDoubt, "whether the guest runs elsewhere is in doubt");
+      resolution = resolution_;
+    }
+    if (outcome ? outcome.value() == Outcome::kStarted : resolution == false) {
+      advance(outcome ? SourceEvent::kPeerStarted : SourceEvent::kResolvedDiscard);
+      keep_record(outcome ? SourceOutcome::kDone : SourceOutcome::kDiscarded);
+      report_.result = "migrated";
+      report_.total = nanoseconds(Clock::now() - begun_);
+      report_.downtime = nanoseconds(Clock::now() - paused_at_);
+      return report_;
+    }
+    if (!outcome && !resolution) continue;
+    advance(outcome ? SourceEvent::kPeerDiscarded : SourceEvent::kResolvedResume);
+    take_back();
+    return fail(ErrorKind::kMigration, "{} did not start the guest; the guest runs on here",
+                destination_);
+  }
+}
+
+Result<Outcome> Source::ask_outcome() {
+  TRY(auto channel, connector_.connect(kPreambleTimeout));
+  channel->set_timeout(kPreambleTimeout);
+  TRY(introduce(*channel, {.kind = ConnectionKind::kQuery, .id = manifest_.id}));
+  PeerLink link(std::move(channel), kPreambleTimeout);
+  TRY(const auto answer, expect<OutcomeMessage>(link.receive(kPreambleTimeout)));
+  return answer.outcome;
+}
+
+void Source::keep_record(SourceOutcome outcome) {
+  const auto kept =
+      records_.put({manifest_.id, manifest_.guest, destination_, outcome, std::time(nullptr)});
+  // The record is for the operator's eyes: what decides is the destination's.
+  if (!kept) log(LogLevel::kWarning, "migration record: {}", kept.error().message());
+}
+
+}  // namespace vmm::migration

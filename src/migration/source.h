@@ -1,0 +1,134 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "memory/dirty_tracker.h"
+#include "memory/pagemap.h"
+#include "migration/channel.h"
+#include "migration/decision_record.h"
+#include "migration/guest_port.h"
+#include "migration/handover.h"
+#include "migration/limits.h"
+#include "migration/manifest.h"
+#include "migration/memory_digest.h"
+#include "migration/peer_link.h"
+#include "migration/policy.h"
+#include "migration/ram_sender.h"
+#include "migration/report.h"
+
+namespace vmm::migration {
+
+// How a guest is to be moved.
+struct SourceOptions {
+  PolicyLimits limits;          // hardware_offered is filled in by the source
+  bool require_hw = false;      // refuse to go on without hardware logging
+  unsigned channels = 2;        // data channels, 1 to kMaxDataChannels
+  std::uint64_t bandwidth = 0;  // bytes per second over all channels; 0 is without limit
+  bool verify = false;          // compare digests of all memory before the commit
+  std::chrono::milliseconds peer_timeout = kDefaultPeerTimeout;
+  // Send so many bytes of memory without any logging, and end there with the guest still here: what
+  // a benchmark compares with.
+  std::optional<std::uint64_t> control_run;
+};
+
+// Moves a guest to another host: the source's side of docs/migration-protocol.md, from connecting
+// to the hand-over. run() blocks a thread of its own; everything else is for any thread.
+class Source {
+ public:
+  // All must outlive it. manifest describes the guest; destination is what the records call the
+  // other side.
+  Source(SourceGuest& guest, Connector& connector, DecisionRecords& records, Manifest manifest,
+         std::string destination, const SourceOptions& options);
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+  // Returns when the guest runs at the destination, or runs on here with an error that says why
+  // (kMigration, or kInterrupted after cancel()), or when a doubt has been resolved. Called once.
+  [[nodiscard]] Result<MigrationReport> run();
+
+  // Ends it soon, with the guest still here. Error where the guest has been given up already.
+  [[nodiscard]] Result<> cancel();
+  // The operator's decision in a migration that is in doubt; error where it is not. For `resume`
+  // the disks have been taken back already.
+  [[nodiscard]] Result<> resolve(bool resume);
+  // The process is about to end: run() returns soon, whatever state it is in.
+  void abandon();
+
+  [[nodiscard]] SourceState state() const;
+  [[nodiscard]] Progress progress() const;
+  [[nodiscard]] const MigrationId& id() const { return manifest_.id; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // The way to the hand-over, step by step.
+  [[nodiscard]] Result<> move();
+  [[nodiscard]] Result<> connect();
+  [[nodiscard]] Result<> open_data_channels(const Accept& accept);
+  [[nodiscard]] Result<> run_without_logging(std::uint64_t bytes);
+  [[nodiscard]] Result<> start_logging();
+  [[nodiscard]] Result<> precopy();
+  [[nodiscard]] Result<RoundFacts> send_round();
+  [[nodiscard]] Result<> check_hardware_log();
+  [[nodiscard]] Result<> rehearse();
+  [[nodiscard]] Result<> stop_and_copy();
+  [[nodiscard]] Result<> compare_digests();
+  [[nodiscard]] Result<> commit();
+
+  // After a failure before the commit: the guest goes on here.
+  void take_back();
+  // Asks the destination until it answers or the operator decides.
+  [[nodiscard]] Result<MigrationReport> settle_doubt();
+  [[nodiscard]] Result<Outcome> ask_outcome();
+  void keep_record(SourceOutcome outcome);
+
+  void advance(SourceEvent event);
+  template <typename Wanted>
+  [[nodiscard]] Result<Wanted> receive() {
+    return expect<Wanted>(link_->receive(options_.peer_timeout));
+  }
+  [[nodiscard]] Result<> check_cancelled() const;
+
+  SourceGuest& guest_;
+  Connector& connector_;
+  DecisionRecords& records_;
+  const Manifest manifest_;
+  const std::string destination_;
+  const SourceOptions options_;
+
+  // Used by run()'s thread; set, and interrupted by others, under mutex_.
+  std::unique_ptr<DirtyTracker> tracker_;
+  std::unique_ptr<PeerLink> link_;
+  std::unique_ptr<RamSender> sender_;
+  DigestControl digest_control_;
+
+  // Of run()'s thread alone.
+  std::optional<Pagemap> pagemap_;
+  std::optional<RoundPolicy> policy_;
+  RehearsalFacts rehearsal_;
+  DirtyLogMode mode_ = DirtyLogMode::kWriteProtect;
+  std::uint32_t round_ = 0;
+  std::uint64_t dirty_pages_ = 0;  // what the next round will look at
+  bool paused_ = false;
+  bool released_ = false;
+  Clock::time_point begun_;
+  Clock::time_point paused_at_;
+  MigrationReport report_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  SourceState state_ = SourceState::kConnecting;  // under mutex_
+  bool cancelled_ = false;                        // under mutex_
+  bool abandoned_ = false;                        // under mutex_
+  std::optional<bool> resolution_;                // under mutex_: resume
+  Progress progress_;                             // under mutex_
+};
+
+}  // namespace vmm::migration
