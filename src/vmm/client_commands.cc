@@ -5,11 +5,11 @@
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
 
-#include <cstdio>
 #include <thread>
 
 #include "vmm/control_client.h"
 #include "vmm/guest_config.h"
+#include "vmm/json_access.h"
 #include "vmm/runtime_dir.h"
 
 namespace vmm {
@@ -24,32 +24,6 @@ constexpr ControlClient::Timeout kListTimeout{2'000};
 // What a guest that runs needs to tell about its memory.
 constexpr std::chrono::milliseconds kStatisticsTimeout{1'000};
 constexpr std::chrono::milliseconds kStatisticsPoll{20};
-
-void print(std::string_view text) {
-  // What a closed standard output does not take is nobody's loss.
-  static_cast<void>(::fwrite(text.data(), 1, text.size(), stdout));
-}
-
-// A member of a reply; replies come from this program itself, but perhaps from another version.
-Result<const json::value*> member(const json::value& value, std::string_view key) {
-  const json::object* object = value.if_object();
-  const json::value* found = object == nullptr ? nullptr : object->if_contains(key);
-  if (found == nullptr) return fail(ErrorKind::kFailed, "the guest's reply lacks \"{}\"", key);
-  return found;
-}
-
-Result<std::string> text(const json::value& value, std::string_view key) {
-  TRY(const auto* found, member(value, key));
-  return found->is_string() ? std::string(found->get_string()) : json::serialize(*found);
-}
-
-Result<std::int64_t> integer(const json::value& value, std::string_view key) {
-  TRY(const auto* found, member(value, key));
-  boost::system::error_code error;
-  const auto number = found->to_number<std::int64_t>(error);
-  if (error) return fail(ErrorKind::kFailed, "\"{}\" in the guest's reply is no integer", key);
-  return number;
-}
 
 std::string duration(std::int64_t ms) {
   const auto seconds = ms / 1000;

@@ -15,10 +15,16 @@ constexpr std::chrono::seconds kKeyPress{1};
 
 std::string_view to_string(GuestState state) {
   switch (state) {
+    case GuestState::kIncoming:
+      return "incoming";
     case GuestState::kRunning:
       return "running";
     case GuestState::kPaused:
       return "paused";
+    case GuestState::kHandover:
+      return "handover";
+    case GuestState::kInDoubt:
+      return "in doubt";
     case GuestState::kEnded:
       return "ended";
   }
@@ -42,6 +48,17 @@ Guest::~Guest() {
 Result<> Guest::start() {
   TRY(make_machine());
   return resume();
+}
+
+Result<> Guest::start_incoming() {
+  state_ = GuestState::kIncoming;
+  return make_machine();
+}
+
+void Guest::arrive(bool paused) {
+  if (virtio::Balloon* balloon = machine_->balloon()) balloon_target_ = balloon->status().target;
+  if (!paused) machine_->resume();
+  state_ = paused ? GuestState::kPaused : GuestState::kRunning;
 }
 
 Result<> Guest::make_machine() {
@@ -73,21 +90,40 @@ void Guest::drop_machine() {
   machine_.reset();
 }
 
+Result<> Guest::check_not_away() const {
+  switch (state_) {
+    case GuestState::kRunning:
+    case GuestState::kPaused:
+      return success();
+    case GuestState::kIncoming:
+      return fail(ErrorKind::kFailed, "the guest has not arrived yet");
+    case GuestState::kHandover:
+      return fail(ErrorKind::kFailed, "the guest is being handed over to another host");
+    case GuestState::kInDoubt:
+      return fail(ErrorKind::kInDoubt,
+                  "another host may run the guest; vmm migration resolve decides");
+    case GuestState::kEnded:
+      break;
+  }
+  return fail(ErrorKind::kFailed, "the guest has ended");
+}
+
 Result<> Guest::pause() {
-  if (state_ == GuestState::kEnded) return fail(ErrorKind::kFailed, "the guest has ended");
+  TRY(check_not_away());
   if (state_ == GuestState::kRunning) machine_->pause();
   state_ = GuestState::kPaused;
   return success();
 }
 
 Result<> Guest::resume() {
-  if (state_ == GuestState::kEnded) return fail(ErrorKind::kFailed, "the guest has ended");
+  TRY(check_not_away());
   if (state_ == GuestState::kPaused) machine_->resume();
   state_ = GuestState::kRunning;
   return success();
 }
 
 Result<> Guest::press_power_key() {
+  TRY(check_not_away());
   if (state_ != GuestState::kRunning) {
     return fail(ErrorKind::kFailed, "the guest is {} and cannot shut down: resume or kill it",
                 to_string(state_));
@@ -101,7 +137,7 @@ Result<> Guest::press_power_key() {
 }
 
 Result<virtio::Balloon*> Guest::balloon() {
-  if (state_ == GuestState::kEnded) return fail(ErrorKind::kFailed, "the guest has ended");
+  TRY(check_not_away());
   virtio::Balloon* balloon = machine_->balloon();
   if (balloon == nullptr) return fail(ErrorKind::kFailed, "the guest has no balloon");
   return balloon;
@@ -127,11 +163,82 @@ Result<virtio::Balloon::Status> Guest::balloon_status() {
   return device->status();
 }
 
-void Guest::kill(Error reason) {
-  end(fail(std::move(reason)));
+Result<> Guest::check_killable() const {
+  return state_ == GuestState::kInDoubt ? check_not_away() : Result<>(success());
+}
+
+Result<> Guest::kill(Error reason) {
+  TRY(check_killable());
+  change_machine([this, reason = std::move(reason)] { end(fail(reason)); });
+  return success();
+}
+
+Result<MovableMachine*> Guest::begin_task(std::string name, std::function<void()> hurry) {
+  if (state_ != GuestState::kIncoming) {
+    TRY(check_not_away());
+  }
+  if (task_) return fail(ErrorKind::kFailed, "the guest is busy with {}", task_->name);
+  task_ = Task{std::move(name), std::move(hurry), {}};
+  return &machine_->movable();
+}
+
+void Guest::end_task() {
+  if (!task_) return;
+  const auto afterwards = std::move(task_->afterwards);
+  task_.reset();
+  if (afterwards && state_ != GuestState::kEnded) afterwards();
+}
+
+void Guest::hurry_task() {
+  if (task_) task_->hurry();
+}
+
+void Guest::change_machine(std::function<void()> change) {
+  if (!task_) {
+    change();
+    return;
+  }
+  // The first cause wins: what comes later concerns a machine that is to go anyway.
+  if (!task_->afterwards) task_->afterwards = std::move(change);
+  task_->hurry();
+}
+
+Result<> Guest::suspend() {
+  TRY(check_not_away());
+  if (task_ && task_->afterwards) {
+    return fail(ErrorKind::kFailed, "the guest has shut down or rebooted");
+  }
+  before_suspension_ = state_;
+  if (state_ == GuestState::kRunning) machine_->pause();
+  state_ = GuestState::kHandover;
+  return success();
+}
+
+void Guest::unsuspend() {
+  if (state_ != GuestState::kHandover && state_ != GuestState::kInDoubt) return;
+  state_ = before_suspension_;
+  if (state_ == GuestState::kRunning) machine_->resume();
+}
+
+void Guest::set_in_doubt() {
+  if (state_ == GuestState::kHandover) state_ = GuestState::kInDoubt;
+}
+
+void Guest::depart() {
+  end(success());
+}
+
+bool Guest::paused() const {
+  return state_ == GuestState::kPaused ||
+         ((state_ == GuestState::kHandover || state_ == GuestState::kInDoubt) &&
+          before_suspension_ == GuestState::kPaused);
 }
 
 void Guest::handle_event(const VcpuEvent& event) {
+  change_machine([this, event] { apply_event(event); });
+}
+
+void Guest::apply_event(const VcpuEvent& event) {
   if (const Error* error = std::get_if<Error>(&event)) {
     end(fail(*error));
     return;

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -15,10 +17,21 @@
 
 namespace vmm {
 
-//            pause()              shutdown, crash, kill()
-//  kRunning <-------> kPaused   ---------------------------> kEnded
-//            resume()
-enum class GuestState { kRunning, kPaused, kEnded };
+//               arrive()             pause()             shutdown, crash, kill()
+//   kIncoming ------------> kRunning <-------> kPaused   ------------------------> kEnded
+//                              | ^    resume()  | ^                                  ^
+//                    suspend() v |              v | unsuspend()                      |
+//                           kHandover  <-----> kInDoubt  ------- depart() -----------'
+//
+// In kHandover and kInDoubt only the migration decides.
+enum class GuestState {
+  kIncoming,  // its state comes in from another host; it has never run here
+  kRunning,
+  kPaused,
+  kHandover,  // stopped for the last part of a migration to another host
+  kInDoubt,   // given up to another host that has not said whether it runs it
+  kEnded,
+};
 [[nodiscard]] std::string_view to_string(GuestState state);
 
 // A guest's life: it owns the machine, makes a new one at each reboot, and decides what events and
@@ -39,6 +52,10 @@ class Guest {
 
   // Makes the machine and runs it.
   [[nodiscard]] Result<> start();
+  // Makes a machine for a guest that comes from another host; it waits for arrive().
+  [[nodiscard]] Result<> start_incoming();
+  // The guest is here: it runs, or stays paused where its operator had paused it.
+  void arrive(bool paused);
 
   // Both do nothing where the guest is in that state already.
   [[nodiscard]] Result<> pause();
@@ -52,10 +69,31 @@ class Guest {
   // Asks the guest for statistics of its memory regularly, over reboots, too; 0 ends that.
   [[nodiscard]] Result<> set_balloon_period(std::chrono::seconds period);
   [[nodiscard]] Result<virtio::Balloon::Status> balloon_status();
-  // Ends the guest at once, with this error.
-  void kill(Error reason);
+  // Ends the guest at once, with this error. Error where a migration has given it up, as then this
+  // copy is not what ends it.
+  [[nodiscard]] Result<> check_killable() const;
+  [[nodiscard]] Result<> kill(Error reason);
+
+  // A task that needs the present machine, such as a migration. Only one at a time: error (kFailed)
+  // where there is one, naming it, or where there is no machine to use. When the machine is about
+  // to go (reboot, shutdown, kill), `hurry` is called, perhaps more than once, and the machine
+  // stays until end_task().
+  [[nodiscard]] Result<MovableMachine*> begin_task(std::string name, std::function<void()> hurry);
+  void end_task();
+  // Asks the task there is, if any, to come to its end.
+  void hurry_task();
+
+  // For the task that migrates the guest. suspend() stops it, whether it runs or not; error where
+  // an event waits that ends this machine. unsuspend() gives it back what it was doing.
+  [[nodiscard]] Result<> suspend();
+  void unsuspend();
+  void set_in_doubt();
+  // The guest has gone to another host: it ends here, well.
+  void depart();
 
   [[nodiscard]] GuestState state() const { return state_; }
+  // Whether the guest is paused by its operator, also while it is suspended.
+  [[nodiscard]] bool paused() const;
   [[nodiscard]] unsigned reboots() const { return reboots_; }
   [[nodiscard]] std::chrono::milliseconds uptime() const;
   // Empty once the guest has ended.
@@ -66,7 +104,11 @@ class Guest {
   [[nodiscard]] Result<> make_machine();
   void drop_machine();
   [[nodiscard]] Result<virtio::Balloon*> balloon();
+  [[nodiscard]] Result<> check_not_away() const;
   void handle_event(const VcpuEvent& event);
+  void apply_event(const VcpuEvent& event);
+  // Does what ends or replaces the machine, now or when the task has ended.
+  void change_machine(std::function<void()> change);
   void reboot();
   void end(Result<> result);
 
@@ -84,6 +126,14 @@ class Guest {
   // Tells events of the present machine from late ones of a machine that is gone.
   std::uint64_t generation_ = 0;
   std::unique_ptr<Machine> machine_;
+
+  struct Task {
+    std::string name;
+    std::function<void()> hurry;
+    std::function<void()> afterwards;  // what waits for its end
+  };
+  std::optional<Task> task_;
+  GuestState before_suspension_ = GuestState::kRunning;
 };
 
 }  // namespace vmm

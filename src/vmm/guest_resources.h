@@ -16,8 +16,16 @@ struct GuestResources {
   std::vector<std::unique_ptr<DiskImage>> disks;   // as in GuestConfig::disks
   std::vector<std::unique_ptr<PacketPort>> ports;  // as in GuestConfig::nets
 
-  // Opens everything; the error names the device.
+  // Opens everything; errors name the device.
   [[nodiscard]] static Result<GuestResources> open(const GuestConfig& config);
+  // The same for a guest that still runs elsewhere: its disks are looked at only, and not opened
+  // before reacquire_disks().
+  [[nodiscard]] static Result<GuestResources> prepare(const GuestConfig& config);
+
+  // Makes the disks durable and gives them up, all or none. Requests must have been drained.
+  [[nodiscard]] Result<> release_disks();
+  // Takes all of them, or none. Error where another process has taken one in the meantime.
+  [[nodiscard]] Result<> reacquire_disks();
 };
 
 }  // namespace vmm

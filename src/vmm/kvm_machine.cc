@@ -12,12 +12,14 @@
 #include "devices/pl031.h"
 #include "devices/pl061.h"
 #include "devices/virtio/mmio_transport.h"
+#include "kvm/dirty_log.h"
 #include "kvm/vm.h"
 #include "memory/guest_memory.h"
 #include "vmm/asio_loop.h"
 #include "vmm/boot.h"
 #include "vmm/host_check.h"
 #include "vmm/layout.h"
+#include "vmm/machine_state.h"
 #include "vmm/virtio_devices.h"
 
 namespace vmm {
@@ -97,7 +99,7 @@ class LoopAlarm final : public AlarmTimer {
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };
 
-class KvmMachine final : public Machine {
+class KvmMachine final : public Machine, private MovableMachine {
  public:
   KvmMachine(kvm::Vm vm, GuestMemory memory, Console& console, boost::asio::io_context& loop)
       : memory_(std::move(memory)),
@@ -114,52 +116,22 @@ class KvmMachine final : public Machine {
     uart_.set_on_rx_space([&console] { console.device_has_space(); });
   }
 
-  [[nodiscard]] Result<> build(const GuestConfig& config, const GuestResources& resources,
-                               Console& virtio_console, const EventHandler& on_event) {
+  [[nodiscard]] Result<> build(const MachineParts& parts, const EventHandler& on_event) {
+    const GuestConfig& config = parts.config;
+    std::optional<MachineIdentity> identity;
+    if (parts.identity != nullptr) {
+      TRY(identity, decode_identity(*parts.identity));
+    }
     const auto& ram = memory_.regions()[0];
-    TRY(vm_.set_memory(0, ram.ipa, ram.bytes));
-
-    const kvm::VcpuFeatures features{config.cpu.sve, config.cpu.pauth, config.cpu.pmu};
-    std::vector<std::unique_ptr<kvm::Vcpu>> vcpus;
-    std::vector<std::uint64_t> affinities;
-    for (unsigned index = 0; index < config.vcpus; ++index) {
-      auto created = vm_.create_vcpu(index, features);
-      if (!created) {
-        return fail(std::move(created).error().add_context(fmt::format("vCPU {}", index)));
-      }
-      auto vcpu = std::move(created).value();
-      TRY(const auto affinity, vcpu->affinity());
-      affinities.push_back(affinity);
-      vcpus.push_back(std::move(vcpu));
+    TRY(log_, kvm::KvmDirtyLog::create(vm_, 0, ram.ipa, ram.bytes));
+    TRY(auto vcpus, make_vcpus(config, identity));
+    TRY(make_gic(config, identity));
+    TRY(plug_devices(parts));
+    if (!identity) {
+      TRY(const auto entry, load_boot_images(config, affinities_, memory_));
+      TRY(vcpus[0]->set_boot_registers(entry.kernel, entry.device_tree));
     }
-    auto gic = vm_.create_gic(layout::kGicDistributor.base, layout::kGicRedistributors.base,
-                              layout::kSpiCount);
-    if (!gic) return fail(std::move(gic).error().add_context("GICv3"));
-    gic_.emplace(std::move(gic).value());
-    if (config.cpu.pmu) {
-      constexpr std::uint32_t kFirstPpi = 16;
-      for (const auto& vcpu : vcpus) {
-        TRY(vcpu->init_pmu(kFirstPpi + layout::kPmuPpi));
-      }
-    }
-
-    TRY(bus_.add(layout::kUart.base, layout::kUart.size, uart_));
-    TRY(bus_.add(layout::kRtc.base, layout::kRtc.size, rtc_));
-    TRY(bus_.add(layout::kGpio.base, layout::kGpio.size, gpio_));
-    TRY(auto devices,
-        make_virtio_devices(config, resources, memory_, device_loop_, virtio_console));
-    balloon_ = devices.balloon;
-    virtio_console_ = devices.console;
-    if (virtio_console_ != nullptr) {
-      virtio_console_->set_on_rx_space([&virtio_console] { virtio_console.device_has_space(); });
-    }
-    for (auto& device : devices.slots) {
-      auto plugged = with_context(plug(std::move(device)), "virtio device");
-      if (!plugged) return plugged;
-    }
-
-    TRY(const auto entry, load_boot_images(config, affinities, memory_));
-    TRY(vcpus[0]->set_boot_registers(entry.kernel, entry.device_tree));
+    TRY(remember_identity());
     for (unsigned index = 0; index < config.vcpus; ++index) {
       threads_.push_back(
           std::make_unique<VcpuThread>(index, std::move(vcpus[index]), bus_, on_event));
@@ -191,6 +163,7 @@ class KvmMachine final : public Machine {
     if (virtio_console_ != nullptr) virtio_console_->set_size(cols, rows);
   }
   [[nodiscard]] virtio::Balloon* balloon() override { return balloon_; }
+  [[nodiscard]] MovableMachine& movable() override { return *this; }
 
   [[nodiscard]] std::vector<VcpuStats> vcpu_stats() const override {
     std::vector<VcpuStats> stats;
@@ -212,6 +185,121 @@ class KvmMachine final : public Machine {
   }
 
  private:
+  [[nodiscard]] Result<std::vector<std::unique_ptr<kvm::Vcpu>>> make_vcpus(
+      const GuestConfig& config, const std::optional<MachineIdentity>& identity) {
+    kvm::VcpuFeatures features{config.cpu.sve, config.cpu.pauth, config.cpu.pmu};
+    if (identity) features.sve_lengths = identity->cpu.sve_lengths;
+    std::vector<std::unique_ptr<kvm::Vcpu>> vcpus;
+    for (unsigned index = 0; index < config.vcpus; ++index) {
+      auto created = vm_.create_vcpu(index, features);
+      if (!created) {
+        return fail(std::move(created).error().add_context(fmt::format("vCPU {}", index)));
+      }
+      auto vcpu = std::move(created).value();
+      if (identity) {
+        TRY(vcpu->apply(identity->cpu));
+      }
+      TRY(const auto affinity, vcpu->affinity());
+      affinities_.push_back(affinity);
+      vcpus_.push_back(vcpu.get());
+      vcpus.push_back(std::move(vcpu));
+    }
+    return vcpus;
+  }
+
+  [[nodiscard]] Result<> make_gic(const GuestConfig& config,
+                                  const std::optional<MachineIdentity>& identity) {
+    auto gic = vm_.create_gic(layout::kGicDistributor.base, layout::kGicRedistributors.base,
+                              layout::kSpiCount);
+    if (!gic) return fail(std::move(gic).error().add_context("GICv3"));
+    gic_.emplace(std::move(gic).value());
+    if (identity) {
+      TRY(gic_->set_iidr(identity->gic_iidr));
+    }
+    if (!config.cpu.pmu) return success();
+    constexpr std::uint32_t kFirstPpi = 16;
+    for (auto* vcpu : vcpus_) {
+      TRY(vcpu->init_pmu(kFirstPpi + layout::kPmuPpi));
+    }
+    return success();
+  }
+
+  [[nodiscard]] Result<> plug_devices(const MachineParts& parts) {
+    TRY(bus_.add(layout::kUart.base, layout::kUart.size, uart_));
+    TRY(bus_.add(layout::kRtc.base, layout::kRtc.size, rtc_));
+    TRY(bus_.add(layout::kGpio.base, layout::kGpio.size, gpio_));
+    TRY(auto devices, make_virtio_devices(parts.config, parts.resources, memory_, device_loop_,
+                                          parts.virtio_console));
+    nets_ = devices.nets;
+    balloon_ = devices.balloon;
+    virtio_console_ = devices.console;
+    if (virtio_console_ != nullptr) {
+      virtio_console_->set_on_rx_space(
+          [&console = parts.virtio_console] { console.device_has_space(); });
+    }
+    for (auto& device : devices.slots) {
+      TRY(with_context(plug(std::move(device)), "virtio device"));
+    }
+    return success();
+  }
+
+  // While a vCPU runs, KVM would not say.
+  [[nodiscard]] Result<> remember_identity() {
+    MachineIdentity identity;
+    TRY(identity.cpu, vcpus_[0]->identity());
+    TRY(identity.gic_iidr, gic_->iidr());
+    identity_ = encode(identity);
+    return success();
+  }
+
+  // All devices, in the order in which their states are saved.
+  [[nodiscard]] std::vector<Device*> devices() {
+    std::vector<Device*> all{&uart_, &rtc_, &gpio_};
+    for (const auto& slot : slots_) all.push_back(slot.transport.get());
+    return all;
+  }
+
+  // --- MovableMachine ---
+
+  [[nodiscard]] GuestMemory& memory() override { return memory_; }
+  [[nodiscard]] DirtyLog& dirty_log() override { return *log_; }
+
+  [[nodiscard]] const std::vector<std::byte>& identity() const override { return identity_; }
+
+  [[nodiscard]] Result<std::vector<std::byte>> save() override {
+    MachineState state;
+    for (const auto* vcpu : vcpus_) {
+      TRY(auto saved, vcpu->save());
+      state.vcpus.push_back(std::move(saved));
+    }
+    TRY(state.gic, gic_->save(affinities_));
+    TRY(state.counter, vcpus_[0]->save_counter());
+    ByteWriter writer;
+    encode(state, writer);
+    save_devices(devices(), writer);
+    return writer.take();
+  }
+
+  [[nodiscard]] Result<> restore(std::span<const std::byte> bytes) override {
+    ByteReader reader(bytes);
+    TRY(const auto state, decode_state(reader, vcpus_.size()));
+    for (std::size_t index = 0; index < vcpus_.size(); ++index) {
+      TRY(with_context(vcpus_[index]->restore(state.vcpus[index]), fmt::format("vCPU {}", index)));
+    }
+    TRY(with_context(gic_->restore(state.gic, affinities_), "GICv3"));
+    counter_ = state.counter;
+    TRY(restore_devices(devices(), reader));
+    return reader.expect_end();
+  }
+
+  [[nodiscard]] Result<> advance_counter(std::chrono::nanoseconds elapsed) override {
+    return vcpus_[0]->restore_counter(counter_, static_cast<std::uint64_t>(elapsed.count()));
+  }
+
+  void announce() override {
+    for (auto* net : nets_) net->announce();
+  }
+
   // Puts a virtio device into the next slot.
   [[nodiscard]] Result<> plug(std::unique_ptr<virtio::VirtioDevice> device) {
     const auto number = static_cast<unsigned>(slots_.size());
@@ -232,7 +320,10 @@ class KvmMachine final : public Machine {
   // In the order in which things depend on each other: the threads go first, the memory last.
   GuestMemory memory_;
   kvm::Vm vm_;
+  std::unique_ptr<kvm::KvmDirtyLog> log_;
   std::optional<kvm::Gic> gic_;
+  std::vector<std::byte> identity_;
+  kvm::Counter counter_;  // of the state that was restored last
   SpiLine uart_line_;
   SpiLine rtc_line_;
   SpiLine gpio_line_;
@@ -243,26 +334,29 @@ class KvmMachine final : public Machine {
   Pl031 rtc_;
   Pl061 gpio_;
   std::vector<VirtioSlot> slots_;
+  std::vector<virtio::Net*> nets_;             // in slots
   virtio::Balloon* balloon_ = nullptr;         // in a slot, if there is one
   virtio::Console* virtio_console_ = nullptr;  // likewise
   MmioBus bus_;
+  std::vector<kvm::Vcpu*> vcpus_;  // of the threads, in order of their index
+  std::vector<std::uint64_t> affinities_;
   std::vector<std::unique_ptr<VcpuThread>> threads_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Machine>> make_kvm_machine(const kvm::System& system,
-                                                  const GuestConfig& config,
-                                                  const GuestResources& resources, Console& console,
-                                                  Console& virtio_console,
-                                                  boost::asio::io_context& loop,
-                                                  Machine::EventHandler on_event) {
-  TRY(auto memory, GuestMemory::create(layout::kRamBase, config.memory,
-                                       config.hugetlb ? Backing::kHugetlb : Backing::kAnonymous));
-  TRY(auto vm, system.create_vm(ipa_bits_for(config.memory)));
-  auto machine = std::make_unique<KvmMachine>(std::move(vm), std::move(memory), console, loop);
-  TRY(machine->build(config, resources, virtio_console, on_event));
-  return std::unique_ptr<Machine>(std::move(machine));
+MachineMaker kvm_machines(const kvm::System& system) {
+  return [&system](const MachineParts& parts,
+                   Machine::EventHandler on_event) -> Result<std::unique_ptr<Machine>> {
+    const auto& config = parts.config;
+    TRY(auto memory, GuestMemory::create(layout::kRamBase, config.memory,
+                                         config.hugetlb ? Backing::kHugetlb : Backing::kAnonymous));
+    TRY(auto vm, system.create_vm(ipa_bits_for(config.memory)));
+    auto machine =
+        std::make_unique<KvmMachine>(std::move(vm), std::move(memory), parts.console, parts.loop);
+    TRY(machine->build(parts, on_event));
+    return std::unique_ptr<Machine>(std::move(machine));
+  };
 }
 
 }  // namespace vmm

@@ -1,23 +1,12 @@
 #pragma once
 
-#include <boost/asio/io_context.hpp>
-
-#include <memory>
-
-#include "base/result.h"
 #include "kvm/system.h"
-#include "vmm/console.h"
-#include "vmm/guest_config.h"
-#include "vmm/guest_resources.h"
-#include "vmm/machine.h"
+#include "vmm/machine_parts.h"
 
 namespace vmm {
 
-// Builds the machine of a configuration on KVM and loads what it boots. resources are those of the
-// configuration; they, the consoles and loop must outlive the machine.
-[[nodiscard]] Result<std::unique_ptr<Machine>> make_kvm_machine(
-    const kvm::System& system, const GuestConfig& config, const GuestResources& resources,
-    Console& console, Console& virtio_console, boost::asio::io_context& loop,
-    Machine::EventHandler on_event);
+// Builds machines on KVM: of a configuration whose boot files are loaded, or to take in a guest
+// from another host. system must outlive the maker.
+[[nodiscard]] MachineMaker kvm_machines(const kvm::System& system);
 
 }  // namespace vmm

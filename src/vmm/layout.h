@@ -11,6 +11,9 @@ struct Range {
   std::uint64_t size;
 };
 
+// Of everything in here and of the order of the virtio slots, as both hosts of a migration must
+// agree.
+inline constexpr std::uint32_t kMachineVersion = 1;
 inline constexpr unsigned kMaxVcpus = 16;
 
 inline constexpr Range kGicDistributor{0x0800'0000, 0x1'0000};

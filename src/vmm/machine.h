@@ -9,6 +9,7 @@
 
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/device.h"
+#include "vmm/movable_machine.h"
 #include "vmm/vcpu_thread.h"
 
 namespace vmm {
@@ -53,6 +54,7 @@ class Machine {
   virtual void set_console_size(std::uint16_t cols, std::uint16_t rows) = 0;
   // Null where the guest has none.
   [[nodiscard]] virtual virtio::Balloon* balloon() = 0;
+  [[nodiscard]] virtual MovableMachine& movable() = 0;
   [[nodiscard]] virtual std::vector<VcpuStats> vcpu_stats() const = 0;
   [[nodiscard]] virtual std::vector<DeviceStats> device_stats() const = 0;
 };

@@ -1,0 +1,218 @@
+#include "vmm/migrate_commands.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <boost/json/serialize.hpp>
+
+#include <chrono>
+#include <ctime>
+#include <thread>
+#include <utility>
+
+#include "base/log.h"
+#include "migration/decision_record.h"
+#include "vmm/control_client.h"
+#include "vmm/interrupt.h"
+#include "vmm/json_access.h"
+#include "vmm/runtime_dir.h"
+
+namespace vmm {
+namespace json = boost::json;
+
+namespace {
+
+constexpr ControlClient::Timeout kReplyTimeout{30'000};
+constexpr std::chrono::milliseconds kPoll{100};
+// A line for a log now and then, where there is no terminal to keep one line up to date on.
+constexpr std::chrono::seconds kLineInterval{5};
+// The source asks the destination again by itself; after so long the operator is told.
+constexpr std::chrono::seconds kDoubtTolerated{15};
+constexpr std::string_view kInDoubt = "in doubt";  // the phase
+
+// A member that is a string; empty where there is none.
+std::string text_of(const json::value& object, std::string_view key) {
+  const auto* value = find_member(object, key);
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+
+// Shows how far a migration is, on standard error: one line kept up to date on a terminal.
+class ProgressView {
+ public:
+  void show(const json::value& progress) {
+    const auto line = text_of(progress, "line");
+    if (terminal_) {
+      ::fprintf(stderr, "\r\x1b[K%s", line.c_str());
+      shown_ = true;
+      return;
+    }
+    const auto phase = text_of(progress, "phase");
+    const auto now = std::chrono::steady_clock::now();
+    if (phase == phase_ && now < next_line_) return;
+    phase_ = phase;
+    next_line_ = now + kLineInterval;
+    ::fprintf(stderr, "%s\n", line.c_str());
+  }
+  void end() {
+    if (shown_) ::fprintf(stderr, "\r\x1b[K");
+    shown_ = false;
+  }
+
+ private:
+  const bool terminal_ = ::isatty(STDERR_FILENO) != 0;
+  bool shown_ = false;
+  std::string phase_;
+  std::chrono::steady_clock::time_point next_line_;
+};
+
+json::object start_parameters(const MigrateOptions& options) {
+  json::object params{{"to", options.to},
+                      {"dirty_log", options.dirty_log},
+                      {"on_timeout", options.on_timeout},
+                      {"require_hw", options.require_hw},
+                      {"verify", options.verify},
+                      {"plaintext", options.plaintext}};
+  const auto add = [&params](std::string_view key, const std::optional<std::uint64_t>& value,
+                             std::uint64_t unit) {
+    if (value) params[key] = *value * unit;
+  };
+  constexpr std::uint64_t kMiB = 1 << 20;
+  add("downtime_limit_ms", options.downtime_limit_ms, 1);
+  add("bandwidth", options.bandwidth_mib, kMiB);
+  add("channels", options.channels, 1);
+  add("max_rounds", options.max_rounds, 1);
+  add("timeout_ms", options.timeout_s, 1000);
+  add("peer_timeout_ms", options.peer_timeout_s, 1000);
+  add("control_run", options.control_run_mib, kMiB);
+  return params;
+}
+
+// Waits for the end of a migration; its report.
+Result<json::value> follow(ControlClient& client, const std::string& id) {
+  ProgressView view;
+  bool in_doubt = false;
+  auto doubt_since = std::chrono::steady_clock::now();
+  bool cancelled = false;
+  for (;;) {
+    auto reply = client.call("migration.progress", {}, kReplyTimeout);
+    if (!reply) {
+      view.end();
+      return reply;
+    }
+    const auto* progress = find_member(reply.value(), "progress");
+    if (progress == nullptr) {
+      view.end();
+      return reply;
+    }
+    view.show(*progress);
+    const auto now = std::chrono::steady_clock::now();
+    if (!std::exchange(in_doubt, text_of(*progress, "phase") == kInDoubt)) {
+      doubt_since = now;
+    } else if (in_doubt && now > doubt_since + kDoubtTolerated) {
+      view.end();
+      return fail(ErrorKind::kInDoubt,
+                  "the destination does not say whether it runs the guest; vmm migration status {} "
+                  "there tells, vmm migration resolve {} here decides",
+                  id, id);
+    }
+    if (interrupted() && !cancelled) {
+      cancelled = true;
+      if (const auto done = client.call("migration.cancel", {}, kReplyTimeout); !done) {
+        log(LogLevel::kWarning, "{}", done.error().message());
+      }
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+}
+
+json::value failure(const Error& error, const std::string& id) {
+  return json::value{{"result", error.kind() == ErrorKind::kInDoubt ? "in doubt" : "failed"},
+                     {"migration_id", id},
+                     {"error", error.message()}};
+}
+
+}  // namespace
+
+Result<> migrate_guest(const MigrateOptions& options) {
+  TRY(auto client, ControlClient::connect(options.name));
+  catch_interrupts();
+  TRY(const auto started, client.call("migration.start", start_parameters(options), kReplyTimeout));
+  const auto id = text_of(started, "migration_id");
+  auto end = follow(client, id);
+  if (!end) {
+    if (options.json) print(json::serialize(failure(end.error(), id)) + "\n");
+    return fail(std::move(end).error());
+  }
+  TRY(const auto* report, member(end.value(), "report"));
+  print(options.json ? json::serialize(*report) + "\n" : text_of(end.value(), "summary"));
+  return success();
+}
+
+Result<> cancel_migration(const std::string& name) {
+  TRY(auto client, ControlClient::connect(name));
+  TRY(client.call("migration.cancel", {}, kReplyTimeout));
+  return success();
+}
+
+namespace {
+
+Result<migration::DecisionRecords> open_records() {
+  TRY(const auto folder, migration::default_records_folder());
+  return migration::DecisionRecords::open(folder);
+}
+
+}  // namespace
+
+Result<> print_migration_status(const std::string& text, bool as_json) {
+  TRY(const auto id, migration::MigrationId::parse(text));
+  TRY(const auto records, open_records());
+  TRY(const auto decision, records.lookup(id));
+  TRY(const auto source, records.source(id));
+  json::object object{
+      {"migration_id", id.to_string()}, {"destination", nullptr}, {"source", nullptr}};
+  std::string lines;
+  if (decision) {
+    object["destination"] = to_string(decision->outcome);
+    lines += fmt::format("came here: {}\n", to_string(decision->outcome));
+  }
+  if (source) {
+    object["source"] = json::object{{"guest", source->guest},
+                                    {"to", source->destination},
+                                    {"outcome", to_string(source->outcome)}};
+    lines += fmt::format("left here: {}, to {}: {}\n", source->guest, source->destination,
+                         to_string(source->outcome));
+  }
+  if (lines.empty()) lines = "this host has no record of it: it has not started here\n";
+  print(as_json ? json::serialize(object) + "\n" : lines);
+  return success();
+}
+
+Result<> resolve_migration(const std::string& text, bool resume) {
+  TRY(const auto id, migration::MigrationId::parse(text));
+  TRY(const auto dir, runtime_dir());
+  TRY(const auto names, guest_names(dir));
+  for (const auto& name : names) {
+    auto client = ControlClient::connect_path(dir / (name + ".sock"));
+    if (!client) continue;  // a socket that a killed guest left behind
+    const auto progress = client.value().call("migration.progress", {}, kReplyTimeout);
+    if (!progress) continue;  // has never migrated
+    const auto* now = find_member(progress.value(), "progress");
+    if (now == nullptr || text_of(*now, "migration_id") != id.to_string()) continue;
+    TRY(client.value().call("migration.resolve", {{"id", id.to_string()}, {"resume", resume}},
+                            kReplyTimeout));
+    return success();
+  }
+  // On the host it went to: a migration that nothing is decided of never starts there.
+  if (!resume) {
+    TRY(auto records, open_records());
+    TRY(const auto outcome, records.decide(id, migration::Outcome::kDiscarded, std::time(nullptr)));
+    if (outcome == migration::Outcome::kStarted) {
+      return fail(ErrorKind::kFailed, "the guest of migration {} has started here", id.to_string());
+    }
+    return success();
+  }
+  return fail(ErrorKind::kNoSuchGuest, "no guest here waits for the outcome of migration {}",
+              id.to_string());
+}
+
+}  // namespace vmm

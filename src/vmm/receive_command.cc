@@ -1,0 +1,98 @@
+#include "vmm/receive_command.h"
+
+#include <unistd.h>
+
+#include "base/log.h"
+#include "kvm/system.h"
+#include "migration/decision_record.h"
+#include "migration/destination.h"
+#include "migration/tcp_channel.h"
+#include "vmm/detach.h"
+#include "vmm/guest_process.h"
+#include "vmm/host_check.h"
+#include "vmm/incoming_config.h"
+#include "vmm/incoming_migration.h"
+#include "vmm/kvm_machine.h"
+#include "vmm/runtime_dir.h"
+
+namespace vmm {
+namespace {
+
+// The process of the guest that a manifest describes, with its machine made. Everything that can be
+// refused is, here.
+Result<std::unique_ptr<GuestProcess>> prepare(const migration::Manifest& manifest,
+                                              const IncomingOptions& options,
+                                              const kvm::System& system) {
+  TRY(auto config, incoming_config(manifest, options));
+  TRY(const auto capabilities, system.capabilities());
+  TRY(check_host(config, capabilities, host_memory()));
+  TRY(const auto dir, runtime_dir());
+  TRY(auto name, GuestName::claim(dir, config.name));
+  TRY(auto resources, GuestResources::prepare(config));
+  TRY(check_disk_sizes(manifest, resources));
+  auto process = std::make_unique<GuestProcess>(std::move(config), std::move(resources),
+                                                std::move(name), kvm_machines(system));
+  TRY(process->start_incoming(manifest.cpu_identity));
+  return process;
+}
+
+Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
+  if (!options.plaintext) {
+    return fail(ErrorKind::kUsage,
+                "encrypted channels do not exist yet: give --plaintext on both sides");
+  }
+  IncomingOptions incoming{{}, options.allow_path, options.name};
+  if (options.config) {
+    TRY(incoming.config, load_guest_config(*options.config));
+  }
+  if (options.name) {
+    auto checked = check_guest_name(*options.name);
+    if (!checked) return fail(std::move(checked).error().add_context("--name"));
+  }
+  TRY(const auto system, kvm::System::open());
+  TRY(const auto folder, migration::default_records_folder());
+  TRY(auto records, migration::DecisionRecords::open(folder));
+  TRY(const auto address, migration::TcpAddress::parse(options.listen));
+  TRY(auto listener, migration::TcpListener::listen(address));
+  migration::TcpAcceptor acceptor(listener);
+  migration::Destination destination(acceptor, records, options.peer_timeout);
+  log(LogLevel::kInfo, "waiting for a guest on {}", listener.address().text());
+  if (detached != nullptr) {
+    TRY(const auto dir, runtime_dir());
+    const auto log_path = dir / fmt::format("receive-{}.log", ::getpid());
+    TRY(detached->redirect(log_path));
+    if (!log_to_file(log_path, LogLevel::kInfo)) {
+      return fail(ErrorKind::kFailed, "cannot open {}", log_path.string());
+    }
+    detached->report_started();
+  }
+  for (;;) {
+    TRY(const auto manifest, destination.await_manifest());
+    auto process = prepare(manifest, incoming, system);
+    if (!process) {
+      log(LogLevel::kWarning, "refused {}: {}", manifest.guest, process.error().message());
+      destination.refuse(process.error());
+      continue;
+    }
+    IncomingMigration migration(*process.value(), destination, manifest.paused);
+    TRY(migration.start());
+    return process.value()->run(false);
+  }
+}
+
+}  // namespace
+
+Result<> receive_guest(const ReceiveOptions& options) {
+  if (!options.detach) return receive_here(options, nullptr);
+  TRY(auto detached, Detached::split());
+  if (!detached) return success();
+  const auto result = receive_here(options, &*detached);
+  if (!result) {
+    detached->report_failure(result.error());
+    log(LogLevel::kError, "{}", result.error().message());
+  }
+  // In the child nobody is left to print to.
+  std::exit(result ? 0 : static_cast<int>(result.error().kind()));
+}
+
+}  // namespace vmm
