@@ -31,7 +31,9 @@ struct DirtyChunk {
 //   start() ─► pending: all ─► take() … ─► harvest() ─► take() … ─► harvest() … stop()
 //
 // A chunk is cleared in the log before take() returns it. Who then looks into the pagemap, and then
-// reads the pages, sees either the last write or a page that the next harvest finds again.
+// reads the pages, sees either the last write or a page that the next harvest finds again. Each
+// clear flushes the guest's TLBs, so that several chunks are cleared at once, shortly before the
+// first of them is taken.
 //
 // Threads: take() and put_back() from any number at once, and remaining() and clear_time() at any
 // time; the others only while nobody takes. The log and the memory outlive the tracker, which ends
@@ -55,7 +57,7 @@ class DirtyTracker {
   [[nodiscard]] Result<std::uint64_t> harvest();
 
   // The next chunk with pending pages, which are no longer pending and are cleared in the log;
-  // nothing where this pass over RAM is complete. On error the pages are put back.
+  // nothing where this pass over RAM is complete. On error the pages stay pending.
   [[nodiscard]] Result<std::optional<DirtyChunk>> take();
   // Makes pages of a chunk that could not be sent pending again, from the next harvest() on.
   void put_back(const DirtyChunk& chunk);
@@ -73,13 +75,16 @@ class DirtyTracker {
   [[nodiscard]] std::uint64_t pages() const { return pending_.pages(); }
 
  private:
+  // Clears what is pending of a block, once between two harvests.
+  [[nodiscard]] Result<> clear_block(std::uint64_t block) VMM_EXCLUDES(log_mutex_);
   [[nodiscard]] Result<> clear(PageRange range, std::span<const std::uint64_t> bits)
-      VMM_EXCLUDES(log_mutex_);
+      VMM_REQUIRES(log_mutex_);
 
   GuestMemory& memory_;
   // The kernel takes one request per VM at a time anyway.
   Mutex log_mutex_;
   DirtyLog& log_ VMM_GUARDED_BY(log_mutex_);
+  std::vector<bool> cleared_ VMM_GUARDED_BY(log_mutex_);  // blocks since the last harvest
   bool on_ = false;
   DirtyBitmap pending_;
   DirtyBitmap put_back_;

@@ -20,13 +20,12 @@ constexpr std::uint64_t kMeasurablePages = 256;
 constexpr double kZeroPageShare = 0.125;
 // A scan this short is not worth a round to be rid of it.
 constexpr Nanoseconds kCheapScan = 1ms;
-// A round brings the estimate down when it takes at least this part off.
+// A round has been of use when it leaves less than this part of the fewest pages so far.
 constexpr double kProgress = 0.9;
 // Rounds go on below the downtime limit while each takes at least this part off what is left, and
 // sending still is most of it.
 constexpr double kPolishProgress = 0.7;
 constexpr unsigned kMaxPolish = 2;
-constexpr unsigned kStalledRounds = 2;
 
 double milliseconds(Nanoseconds time) {
   return std::chrono::duration<double, std::milli>(time).count();
@@ -74,9 +73,12 @@ RoundDecision RoundPolicy::after_round(const RoundFacts& facts, const RehearsalF
   learn(facts);
   const auto now = estimate(facts, rehearsal);
   const auto total = now.total();
-  stalled_ = best_ && total > scaled(*best_, kProgress) ? stalled_ + 1 : 0;
+  // Told by pages: times become shorter, too, when the machine has less else to do.
+  const bool fewer = !fewest_ || static_cast<double>(facts.dirty_at_end) <
+                                     kProgress * static_cast<double>(*fewest_);
+  stalled_ = !fewer;
   auto decision = decide(facts, now, elapsed);
-  best_ = best_ ? std::min(*best_, total) : total;
+  fewest_ = std::min(fewest_.value_or(facts.dirty_at_end), facts.dirty_at_end);
   last_ = total;
   return decision;
 }
@@ -147,7 +149,7 @@ RoundDecision RoundPolicy::when_near(const RoundFacts& facts, const Estimate& no
 }
 
 RoundDecision RoundPolicy::when_stalled(const RoundFacts& facts, const Estimate& now) {
-  if (stalled_ < kStalledRounds) {
+  if (!stalled_) {
     return {RoundAction::kContinue, now.total(),
             fmt::format("{} pages left, {:.1f} ms of downtime", facts.dirty_at_end,
                         milliseconds(now.total()))};
@@ -175,7 +177,7 @@ bool RoundPolicy::may_change(DirtyLogMode to) const {
 
 RoundDecision RoundPolicy::change(DirtyLogMode to, const Estimate& now, std::string why) {
   ++mode_changes_;
-  stalled_ = 0;
+  fewest_.reset();
   return {to == DirtyLogMode::kHardware ? RoundAction::kSwitchToHardware
                                         : RoundAction::kSwitchToWriteProtect,
           now.total(), std::move(why)};

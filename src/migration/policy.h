@@ -107,8 +107,8 @@ class RoundPolicy {
   double page_seconds_ = 0;  // to send a page, all told; 0 while nothing was sent
   unsigned mode_changes_ = 0;
   unsigned polished_ = 0;  // rounds that were sent though the guest could have been stopped
-  unsigned stalled_ = 0;   // rounds in a row that did not bring the estimate down
-  std::optional<Nanoseconds> best_;
+  bool stalled_ = false;   // the last round left about as many pages as one before it
+  std::optional<std::uint64_t> fewest_;  // pages that a round has left, in this way of logging
   std::optional<Nanoseconds> last_;
 };
 

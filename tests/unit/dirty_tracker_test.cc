@@ -61,16 +61,28 @@ TEST_F(DirtyTrackerTest, StartsWithEveryPageOnceAndWithoutAskingTheLog) {
       << "what a device wrote before the start is sent already";
 }
 
-TEST_F(DirtyTrackerTest, ClearsEachChunkInWholeWordsBeforeItIsTaken) {
-  start_and_take_all();
-  const std::vector<PageRange> expected = {{0, 256}, {256, 256}, {512, 70}};
-  EXPECT_EQ(log.clears, expected);
+TEST(DirtyTrackerBlockTest, ABlockOfChunksIsClearedOnceBeforeItsFirstIsTaken) {
+  constexpr std::uint64_t kBlock = 4096;
+  constexpr std::uint64_t kTwoBlocks = kBlock + 70;
+  auto memory = GuestMemory::create(kBase, kTwoBlocks * kPageSize, Backing::kAnonymous).value();
+  FakeDirtyLog log(kTwoBlocks);
+  DirtyTracker tracker(log, memory);
+  ASSERT_TRUE(tracker.start(DirtyLogMode::kWriteProtect));
+  const std::vector<PageRange> first = {{0, kBlock}};
+  ASSERT_TRUE(tracker.take().value());
+  EXPECT_EQ(log.clears, first);
+  ASSERT_TRUE(tracker.take().value());
+  EXPECT_EQ(log.clears, first) << "the second chunk was cleared with the first";
+  while (tracker.take().value()) {
+  }
+  const std::vector<PageRange> both = {{0, kBlock}, {kBlock, 70}};
+  EXPECT_EQ(log.clears, both);
   log.clears.clear();
-  log.write(300);
+  log.write(kBlock + 1);
   EXPECT_EQ(tracker.harvest().value(), 1u);
-  EXPECT_EQ(take_all(), Pages{300});
-  EXPECT_EQ(log.clears, (std::vector<PageRange>{{256, 256}}))
-      << "chunks without dirty pages are left";
+  EXPECT_EQ(pages_of(*tracker.take().value()), (std::vector<std::uint64_t>{kBlock + 1}));
+  EXPECT_EQ(log.clears, (std::vector<PageRange>{{kBlock, 70}}))
+      << "blocks without dirty pages are left";
 }
 
 TEST_F(DirtyTrackerTest, UnitesTheWritesOfVcpusAndDevicesAndDiscards) {
