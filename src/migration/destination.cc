@@ -100,6 +100,10 @@ void Destination::accept_connections() {
 void Destination::greet(std::unique_ptr<Channel> channel) {
   const std::string peer = channel->peer();
   const auto preamble = read_preamble(*channel);
+  if (!preamble && preamble.error().kind() == ErrorKind::kFailed) {
+    // What was read makes no sense here: another version, perhaps, which then can say so.
+    static_cast<void>(answer_preamble(*channel, {1, printable(preamble.error().message())}));
+  }
   auto result =
       preamble ? dispatch(std::move(channel), preamble.value()) : Result<>(fail(preamble.error()));
   if (!result) log(LogLevel::kWarning, "connection from {}: {}", peer, result.error().message());

@@ -1,6 +1,7 @@
 #include "vmm/guest_resources.h"
 
 #include <fmt/format.h>
+#include <net/if.h>
 
 #include "devices/tap.h"
 
@@ -38,6 +39,13 @@ Result<GuestResources> GuestResources::open(const GuestConfig& config) {
 }
 
 Result<GuestResources> GuestResources::prepare(const GuestConfig& config) {
+  for (const auto& net : config.nets) {
+    // Opening one would make it, and the guest would arrive with its network connected to nothing.
+    const auto* name = std::get_if<std::string>(&net.tap);
+    if (name != nullptr && ::if_nametoindex(name->c_str()) == 0) {
+      return fail(ErrorKind::kUsage, "net {}: there is no tap {} here", net.id, *name);
+    }
+  }
   return open_with(config, &DiskImage::prepare);
 }
 

@@ -19,7 +19,7 @@ struct GuestResources {
   // Opens everything; errors name the device.
   [[nodiscard]] static Result<GuestResources> open(const GuestConfig& config);
   // The same for a guest that still runs elsewhere: its disks are looked at only, and not opened
-  // before reacquire_disks().
+  // before reacquire_disks(), and a tap that does not exist is an error.
   [[nodiscard]] static Result<GuestResources> prepare(const GuestConfig& config);
 
   // Makes the disks durable and gives them up, all or none. Requests must have been drained.

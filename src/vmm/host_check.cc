@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <fstream>
+#include <map>
 
 #include "vmm/layout.h"
 
@@ -45,6 +46,28 @@ std::uint64_t host_memory() {
   struct sysinfo info {};
   if (::sysinfo(&info) != 0) return 0;
   return std::uint64_t{info.totalram} * info.mem_unit;
+}
+
+Result<std::uint64_t> available_memory(bool hugetlb) {
+  std::ifstream file("/proc/meminfo");
+  std::map<std::string, std::uint64_t> values;  // in KiB, or counts
+  std::string name;
+  std::string line;
+  for (std::uint64_t value = 0; file >> name >> value; std::getline(file, line)) {
+    values[name] = value;
+  }
+  if (!values.contains("MemAvailable:")) {
+    return fail(ErrorKind::kHost, "/proc/meminfo does not say how much memory is available");
+  }
+  return hugetlb ? values["HugePages_Free:"] * values["Hugepagesize:"] << 10
+                 : (values["MemAvailable:"] + values["SwapFree:"]) << 10;
+}
+
+Result<> check_available(const GuestConfig& config, std::uint64_t available) {
+  if (config.memory <= available) return success();
+  return fail(ErrorKind::kHost, "{} brings {} MiB of memory, this host has {} MiB {}", config.name,
+              config.memory >> 20, available >> 20,
+              config.hugetlb ? "of free huge pages" : "available");
 }
 
 Result<> check_host(const GuestConfig& config, const kvm::Capabilities& host,

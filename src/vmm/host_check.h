@@ -18,6 +18,14 @@ namespace vmm {
 // RAM of this host, in bytes.
 [[nodiscard]] std::uint64_t host_memory();
 
+// Error (kHost) where the host has less memory available, now, than a guest that brings its memory
+// along may fill; available is in bytes.
+[[nodiscard]] Result<> check_available(const GuestConfig& config, std::uint64_t available);
+
+// What of this host's memory, swap included, can be had without taking it from others, in bytes;
+// for hugetlb the free pages of the default pool. Error (kHost) where the host does not say.
+[[nodiscard]] Result<std::uint64_t> available_memory(bool hugetlb);
+
 // Guest-physical address bits for a guest with that much memory: the fewest that do, as they decide
 // how many levels a stage-2 walk has, but at least 36.
 [[nodiscard]] unsigned ipa_bits_for(std::uint64_t memory);

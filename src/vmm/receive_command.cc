@@ -26,6 +26,8 @@ Result<std::unique_ptr<GuestProcess>> prepare(const migration::Manifest& manifes
   TRY(auto config, incoming_config(manifest, options));
   TRY(const auto capabilities, system.capabilities());
   TRY(check_host(config, capabilities, host_memory()));
+  TRY(const auto available, available_memory(config.hugetlb));
+  TRY(check_available(config, available));
   TRY(const auto dir, runtime_dir());
   TRY(auto name, GuestName::claim(dir, config.name));
   TRY(auto resources, GuestResources::prepare(config));

@@ -1,5 +1,7 @@
 #include "vmm/host_check.h"
 
+#include <sys/sysinfo.h>
+
 #include <algorithm>
 #include <functional>
 
@@ -136,6 +138,27 @@ TEST(HostFeaturesTest, OptionalPartsSayWhetherTheyAreThere) {
 TEST(HostFeaturesTest, MemoryOfThisHostIsPlausible) {
   EXPECT_GE(host_memory(), 64ULL << 20);
   EXPECT_LE(host_memory(), 1ULL << 50);
+}
+
+TEST(AvailableMemoryTest, IsSomeOfWhatTheHostHas) {
+  const auto available = available_memory(false);
+  ASSERT_TRUE(available);
+  EXPECT_GT(available.value(), 0u);
+  struct sysinfo info {};
+  ASSERT_EQ(::sysinfo(&info), 0);
+  EXPECT_LE(available.value(), (std::uint64_t{info.totalram} + info.totalswap) * info.mem_unit);
+}
+
+TEST(AvailableMemoryTest, AGuestThatBringsMoreIsRefusedWithBothValues) {
+  GuestConfig config;
+  config.name = "web1";
+  config.memory = 512 << 20;
+  EXPECT_TRUE(check_available(config, config.memory));
+  const auto refused = check_available(config, config.memory - 1);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().kind(), ErrorKind::kHost);
+  EXPECT_EQ(refused.error().message(),
+            "web1 brings 512 MiB of memory, this host has 511 MiB available");
 }
 
 }  // namespace
