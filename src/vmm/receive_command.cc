@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <ctime>
+
 #include "base/log.h"
 #include "kvm/system.h"
 #include "migration/decision_record.h"
@@ -54,6 +56,10 @@ Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
   TRY(const auto system, kvm::System::open());
   TRY(const auto folder, migration::default_records_folder());
   TRY(auto records, migration::DecisionRecords::open(folder));
+  // Old ones go now and then; one that stays does no harm.
+  if (const auto swept = records.sweep(std::time(nullptr)); !swept) {
+    log(LogLevel::kWarning, "{}", swept.error().message());
+  }
   TRY(const auto address, migration::TcpAddress::parse(options.listen));
   TRY(auto listener, migration::TcpListener::listen(address));
   migration::TcpAcceptor acceptor(listener);
