@@ -85,13 +85,17 @@ void RamReceiver::work(Channel& channel) {
 
 Result<> RamReceiver::receive_records(Channel& channel) {
   RecordHeader header{};
-  const iovec header_part{.iov_base = &header, .iov_len = sizeof header};
+  const iovec header_part{.iov_base = header.data(), .iov_len = header.size()};
   TRY(channel.read(std::span(&header_part, 1)));
   for (;;) {
-    TRY(const auto type, check(header, channel));
-    const PageRange range{header.first_page, header.pages};
+    const auto record = decode_record(header, received_.pages());
+    if (!record) {
+      return fail(ErrorKind::kMigration, "{} sent a record that is wrong: {}", channel.peer(),
+                  record.error().message());
+    }
+    const auto& [type, range, round] = record.value();
     if (type == RecordType::kRoundEnd) {
-      TRY(end_round(header.first_page, channel));
+      TRY(end_round(round, channel));
     }
     if (type == RecordType::kZero || type == RecordType::kHole) {
       TRY(make_zero(range, type == RecordType::kHole));
@@ -102,39 +106,12 @@ Result<> RamReceiver::receive_records(Channel& channel) {
     }
     // Something always follows pages, so the next header is read with them.
     TRY(const auto bytes,
-        memory_.slice(memory_.base_ipa() + range.first * kPageSize, range.count * kPageSize));
+        memory_.slice(memory_.base_ipa() + range.first * kPageSize, record.value().payload()));
     const std::array parts{iovec{.iov_base = bytes.data(), .iov_len = bytes.size()}, header_part};
     TRY(channel.read(parts));
     received_.set_range(range);
     bytes_ += bytes.size();
   }
-}
-
-Result<RecordType> RamReceiver::check(const RecordHeader& header, const Channel& channel) const {
-  const auto type = static_cast<RecordType>(header.type);
-  const auto bad = [&](const char* why) {
-    return fail(ErrorKind::kMigration,
-                "{} sent a record that is wrong: {} (type {}, {} pages at {})", channel.peer(), why,
-                header.type, header.pages, header.first_page);
-  };
-  if (header.reserved != 0) return bad("reserved bits are set");
-  switch (type) {
-    case RecordType::kRoundEnd:
-      if (header.pages != 0) return bad("the end of a round has no pages");
-      return type;
-    case RecordType::kPages:
-      if (header.pages > kChunkPages) return bad("too many pages");
-      break;
-    case RecordType::kZero:
-    case RecordType::kHole:
-      break;
-    default:
-      return bad("no such type");
-  }
-  const std::uint64_t all = received_.pages();
-  if (header.pages == 0) return bad("no pages");
-  if (header.first_page >= all || header.pages > all - header.first_page) return bad("not in RAM");
-  return type;
 }
 
 // Pages that never came are zero already, and stay untouched.
@@ -152,7 +129,7 @@ Result<> RamReceiver::make_zero(PageRange range, bool give_back) {
   });
 }
 
-Result<> RamReceiver::end_round(std::uint64_t round, const Channel& channel) {
+Result<> RamReceiver::end_round(std::uint32_t round, const Channel& channel) {
   {
     const MutexLock lock(mutex_);
     if (round != round_) {
@@ -164,7 +141,7 @@ Result<> RamReceiver::end_round(std::uint64_t round, const Channel& channel) {
       return success();
     }
   }
-  events_.round_complete(static_cast<std::uint32_t>(round));
+  events_.round_complete(round);
   const MutexLock lock(mutex_);
   arrived_ = 0;
   ++round_;

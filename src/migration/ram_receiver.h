@@ -55,9 +55,8 @@ class RamReceiver {
  private:
   void work(Channel& channel);
   [[nodiscard]] Result<> receive_records(Channel& channel);
-  [[nodiscard]] Result<RecordType> check(const RecordHeader& header, const Channel& channel) const;
   [[nodiscard]] Result<> make_zero(PageRange range, bool give_back);
-  [[nodiscard]] Result<> end_round(std::uint64_t round, const Channel& channel)
+  [[nodiscard]] Result<> end_round(std::uint32_t round, const Channel& channel)
       VMM_EXCLUDES(mutex_);
   // Returns whether this was the first error, and nobody has called finish() yet.
   bool fail_all(Error error) VMM_EXCLUDES(mutex_);
@@ -70,7 +69,7 @@ class RamReceiver {
 
   Mutex mutex_;
   std::condition_variable_any changed_;
-  std::uint64_t round_ VMM_GUARDED_BY(mutex_) = 1;  // the one under way
+  std::uint32_t round_ VMM_GUARDED_BY(mutex_) = 1;  // the one under way
   std::size_t arrived_ VMM_GUARDED_BY(mutex_) = 0;  // channels at its end
   bool stopped_ VMM_GUARDED_BY(mutex_) = false;
   std::optional<Error> error_ VMM_GUARDED_BY(mutex_);

@@ -123,7 +123,7 @@ Result<> RamSender::send_chunks(Channel& channel, RecordBatch& batch, const Job&
     TRY(flush(channel, batch));
   }
   batch.clear();
-  batch.add(RecordType::kRoundEnd, {job.round, 0});
+  batch.add({.type = RecordType::kRoundEnd, .pages = {}, .round = job.round});
   return flush(channel, batch);
 }
 
@@ -167,7 +167,7 @@ Result<> RamSender::add_records(RecordBatch& batch, const DirtyChunk& chunk, boo
   (elide ? counters_.skipped_pages : counters_.hole_pages) += count(holes);
   if (!elide) {
     for_each_dirty_range(holes, kChunkPages, [&](PageRange range) {
-      batch.add(RecordType::kHole, {chunk.first + range.first, range.count});
+      batch.add({RecordType::kHole, {chunk.first + range.first, range.count}});
     });
   }
   for_each_dirty_range(present, kChunkPages, [&](PageRange range) {
@@ -189,10 +189,10 @@ void RamSender::add_pages(RecordBatch& batch, PageRange range, bool elide) {
     while (next < end && (next_zero = is_zero(next)) == zero) ++next;
     const PageRange run{range.first, next - range.first};
     if (!zero) {
-      batch.add(RecordType::kPages, run,
+      batch.add({RecordType::kPages, run},
                 memory_.subspan(run.first * kPageSize, run.count * kPageSize));
     } else if (!elide) {
-      batch.add(RecordType::kZero, run);
+      batch.add({RecordType::kZero, run});
     }
     (zero ? counters_.zero_pages : counters_.pages) += run.count;
     range.first = next;

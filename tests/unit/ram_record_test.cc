@@ -1,15 +1,13 @@
-#include "migration/records.h"
+#include "migration/ram_record.h"
 
 #include <gtest/gtest.h>
-
-#include "migration/limits.h"
 
 namespace vmm::migration {
 namespace {
 
 constexpr std::uint64_t kPages = 1000;
 
-TEST(RecordsTest, EveryRecordComesOutAsItWentInAndNoBitIsIgnored) {
+TEST(RamRecordTest, EveryRecordComesOutAsItWentInAndNoBitIsIgnored) {
   const Record records[] = {{RecordType::kPages, {744, kChunkPages}, 0},
                             {RecordType::kZero, {0, kPages}, 0},
                             {RecordType::kHole, {999, 1}, 0},
@@ -30,7 +28,7 @@ TEST(RecordsTest, EveryRecordComesOutAsItWentInAndNoBitIsIgnored) {
   }
 }
 
-TEST(RecordsTest, RangesBeyondTheGuestAreRefused) {
+TEST(RamRecordTest, RangesBeyondTheGuestAreRefused) {
   constexpr std::uint64_t kHuge = ~std::uint64_t{0};
   const PageRange ranges[] = {{0, 0},         {0, kPages + 1}, {kPages, 1}, {kPages - 1, 2},
                               {kHuge, 1},     {kHuge, 2},      {1, kHuge},  {2, kHuge - 1},
@@ -48,7 +46,7 @@ TEST(RecordsTest, RangesBeyondTheGuestAreRefused) {
   EXPECT_FALSE(decode_record(encode_record({RecordType::kRoundEnd, {}, 0}), kPages));
 }
 
-TEST(RecordsTest, OnlyPagesHaveAPayload) {
+TEST(RamRecordTest, OnlyPagesHaveAPayload) {
   EXPECT_EQ((Record{RecordType::kPages, {0, 3}, 0}.payload()), 3 * kPageSize);
   EXPECT_EQ((Record{RecordType::kZero, {0, 3}, 0}.payload()), 0U);
   EXPECT_EQ((Record{RecordType::kHole, {0, 3}, 0}.payload()), 0U);
