@@ -76,6 +76,11 @@ void ControlLink::interrupt() {
       make_error(ErrorKind::kMigration, "the connection to {} was interrupted", peer()));
 }
 
+std::optional<Error> ControlLink::error() {
+  const MutexLock lock(mutex_);
+  return error_;
+}
+
 void ControlLink::read_frames() {
   for (;;) {
     auto frame = read_frame();

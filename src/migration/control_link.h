@@ -57,6 +57,8 @@ class ControlLink {
   [[nodiscard]] Result<std::optional<Frame>> receive(std::chrono::milliseconds timeout);
   // Ends the connection: every call, now and later, fails.
   void interrupt();
+  // Why the link has failed, if it has.
+  [[nodiscard]] std::optional<Error> error() VMM_EXCLUDES(mutex_);
 
   [[nodiscard]] const std::string& peer() const { return channel_->peer(); }
 

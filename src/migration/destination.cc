@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <ctime>
+#include <utility>
 
 #include "base/log.h"
 
@@ -39,7 +40,10 @@ Destination::~Destination() {
   acceptor_.interrupt();
   acceptor_thread_.join();
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return greeting_ == 0; });
+  for (const auto& channel : greeting_) {
+    if (channel) channel->interrupt();
+  }
+  changed_.wait(lock, [this] { return greeting_.empty(); });
 }
 
 DestinationState Destination::state() const {
@@ -63,10 +67,8 @@ void Destination::cancel() {
   if (state_ == DestinationState::kRunning) return;
   cancelled_ = true;
   digest_control_.stop = true;
-  if (session_) {
-    if (session_->link) session_->link->interrupt();
-    if (session_->receiver) session_->receiver->interrupt();
-  }
+  // The data channels end with the session.
+  if (session_ && session_->link) session_->link->interrupt();
   changed_.notify_all();
 }
 
@@ -85,54 +87,50 @@ void Destination::accept_connections() {
       continue;
     }
     const std::lock_guard lock(mutex_);
-    if (greeting_ >= kMaxGreeting) continue;  // closes it
-    ++greeting_;
-    // Whoever says nothing holds up nobody else. The destructor waits for the count.
-    std::thread([this, connection = std::move(channel).value()]() mutable {
-      greet(std::move(connection));
+    if (greeting_.size() >= kMaxGreeting) continue;  // closes it
+    const auto place = greeting_.insert(greeting_.end(), std::move(channel).value());
+    // Whoever says nothing holds up nobody else. The destructor waits until none is left.
+    std::thread([this, place] {
+      greet(*place);
       const std::lock_guard locked(mutex_);
-      --greeting_;
+      greeting_.erase(place);
       changed_.notify_all();
     }).detach();
   }
 }
 
-void Destination::greet(std::unique_ptr<Channel> channel) {
+void Destination::greet(std::unique_ptr<Channel>& channel) {
   const std::string peer = channel->peer();
   const auto preamble = read_preamble(*channel);
   if (!preamble && preamble.error().kind() == ErrorKind::kFailed) {
     // What was read makes no sense here: another version, perhaps, which then can say so.
     static_cast<void>(answer_preamble(*channel, {1, printable(preamble.error().message())}));
   }
-  auto result =
-      preamble ? dispatch(std::move(channel), preamble.value()) : Result<>(fail(preamble.error()));
+  const auto result =
+      preamble ? dispatch(channel, preamble.value()) : Result<>(fail(preamble.error()));
   if (!result) log(LogLevel::kWarning, "connection from {}: {}", peer, result.error().message());
 }
 
-Result<> Destination::dispatch(std::unique_ptr<Channel> channel, const Preamble& preamble) {
+Result<> Destination::dispatch(std::unique_ptr<Channel>& channel, const Preamble& preamble) {
   switch (preamble.kind) {
     case ConnectionKind::kQuery:
-      return answer_query(std::move(channel), preamble.id);
+      return tell_decision(*channel, preamble.id);
     case ConnectionKind::kControl:
-      return open_session(std::move(channel), preamble.id);
+      return open_session(channel, preamble.id);
     case ConnectionKind::kData:
-      return add_data_channel(std::move(channel), preamble);
+      return add_data_channel(channel, preamble);
   }
   return success();
 }
 
-Result<> Destination::answer_query(std::unique_ptr<Channel> channel, const MigrationId& id) {
+Result<> Destination::tell_decision(Channel& channel, const MigrationId& id) {
   // Where nothing is decided it is now: a guest that has not started never will.
   TRY(const auto outcome, records_.decide(id, Outcome::kDiscarded, std::time(nullptr)));
-  TRY(answer_preamble(*channel, {}));
-  PeerLink link(std::move(channel), kPreambleTimeout);
-  TRY(link.send(OutcomeMessage{outcome}));
-  // Until the source has read it, and closes the connection.
-  static_cast<void>(link.receive(kPreambleTimeout));
-  return success();
+  TRY(answer_preamble(channel, {}));
+  return answer_query(channel, outcome);
 }
 
-Result<> Destination::open_session(std::unique_ptr<Channel> channel, const MigrationId& id) {
+Result<> Destination::open_session(std::unique_ptr<Channel>& channel, const MigrationId& id) {
   std::unique_lock lock(mutex_);
   if (session_ || state_ != DestinationState::kListening) {
     lock.unlock();
@@ -151,12 +149,19 @@ Result<> Destination::open_session(std::unique_ptr<Channel> channel, const Migra
     session_.reset();
     return fail(answered.error());
   }
-  session_->link = std::make_unique<PeerLink>(std::move(channel), peer_timeout_);
+  // The session is there until the link's threads have ended.
+  session_->link =
+      std::make_unique<PeerLink>(std::move(channel), peer_timeout_, [this, &session = *session_] {
+        const std::lock_guard locked(mutex_);
+        session.link_failed = true;
+        changed_.notify_all();
+      });
   changed_.notify_all();
   return success();
 }
 
-Result<> Destination::add_data_channel(std::unique_ptr<Channel> channel, const Preamble& preamble) {
+Result<> Destination::add_data_channel(std::unique_ptr<Channel>& channel,
+                                       const Preamble& preamble) {
   const auto belongs = [this, &preamble] {
     return session_ && session_->id == preamble.id &&
            same_secret(session_->secret, preamble.secret) &&
@@ -228,12 +233,10 @@ Result<> Destination::receive(DestinationGuest& guest) {
     advance(DestinationEvent::kFailure);
     static_cast<void>(guest.release_disks());
     const auto decided = records_.decide(session_->id, Outcome::kDiscarded, std::time(nullptr));
-    if (decided) {
-      // The source is told only what is on the disk; else it asks.
-      static_cast<void>(session_->link->send(Discarded{printable(error.message())}));
-    } else {
-      log(LogLevel::kWarning, "{}", decided.error().message());
-    }
+    if (!decided) log(LogLevel::kWarning, "{}", decided.error().message());
+    // The record is for those who ask later. Nothing can start the guest here any more, so that the
+    // source may know even where it could not be written.
+    static_cast<void>(session_->link->send(Discarded{printable(error.message())}));
   }
   close_session();
   return fail(std::move(error).add_context("migration"));
@@ -257,47 +260,66 @@ Result<> Destination::open_data_channels(DestinationGuest& guest) {
     session_->data.resize(count);
   }
   TRY(session_->link->send(Accept{session_->secret, count, ""}));
-  std::unique_lock lock(mutex_);
-  const bool complete = changed_.wait_for(lock, peer_timeout_, [this] {
-    return cancelled_ || std::ranges::none_of(session_->data, [](const auto& channel) {
-             return channel == nullptr;
-           });
-  });
-  if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
-  if (!complete) {
-    return fail(ErrorKind::kMigration, "the source has not opened its data channels in time");
+  {
+    std::unique_lock lock(mutex_);
+    const auto complete = [this] {
+      return std::ranges::none_of(session_->data, [](const auto& one) { return one == nullptr; });
+    };
+    changed_.wait_for(lock, peer_timeout_,
+                      [&] { return cancelled_ || session_->link_failed || complete(); });
+    if (!cancelled_ && !session_->link_failed && complete()) {
+      start_receiver(guest);
+      return success();
+    }
   }
-  for (const auto& channel : session_->data) channel->set_timeout(peer_timeout_);
-  const auto on_round = [this](std::uint32_t round) {
+  return fail(cause(
+      make_error(ErrorKind::kMigration, "the source has not opened its data channels in time")));
+}
+
+// Under mutex_: another data channel may be about to be refused.
+void Destination::start_receiver(DestinationGuest& guest) {
+  // The session is there until the receiver's threads have ended.
+  Session& session = *session_;
+  const auto on_round = [this, &session](std::uint32_t round) {
     const std::lock_guard locked(mutex_);
-    session_->complete_rounds = round;
+    session.complete_rounds = round;
     changed_.notify_all();
   };
-  const auto on_failure = [this](const Error& error) {
+  const auto on_failure = [this, &session](const Error& error) {
     {
       const std::lock_guard locked(mutex_);
-      session_->failure = error;
+      session.failure = error;
       changed_.notify_all();
     }
     // The source learns the cause before the connection goes.
-    static_cast<void>(session_->link->send(Cancel{printable(error.message())}));
-    session_->link->interrupt();
+    static_cast<void>(session.link->send(Cancel{printable(error.message())}));
+    session.link->interrupt();
   };
-  session_->receiver = std::make_unique<RamReceiver>(guest.memory(), std::move(session_->data),
-                                                     RamReceiver::Events{on_round, on_failure});
-  session_->data.clear();
-  return success();
+  session.receiver = std::make_unique<RamReceiver>(guest.memory(), std::exchange(session.data, {}),
+                                                   RamReceiver::Events{on_round, on_failure});
+}
+
+Error Destination::cause(Error noticed) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (cancelled_) return make_error(ErrorKind::kInterrupted, "interrupted");
+  }
+  if (const auto words = session_->link->last_words(std::chrono::milliseconds(0))) {
+    return make_error(ErrorKind::kMigration, "{} has given up: {}", session_->link->peer(), *words);
+  }
+  const std::lock_guard lock(mutex_);
+  if (session_->failure) return *session_->failure;
+  if (session_->link_failed) return session_->link->error().value_or(noticed);
+  return noticed;
+}
+
+Result<Message> Destination::next_message() {
+  auto message = session_->link->receive(kWorkTimeout);
+  if (!message) return fail(cause(std::move(message).error()));
+  return message;
 }
 
 Result<> Destination::receive_until_prepared(DestinationGuest& guest) {
-  const auto next_message = [this]() -> Result<Message> {
-    auto message = session_->link->receive(kWorkTimeout);
-    const std::lock_guard lock(mutex_);
-    // What the data channels met is the cause of it.
-    if (session_->failure) return fail(*session_->failure);
-    if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
-    return message;
-  };
   for (;;) {
     TRY(auto message, next_message());
     if (const auto* end = std::get_if<RoundEnd>(&message)) {
@@ -316,16 +338,19 @@ Result<> Destination::receive_until_prepared(DestinationGuest& guest) {
 }
 
 Result<> Destination::wait_for_round(std::uint32_t round) {
-  std::unique_lock lock(mutex_);
-  if (round != session_->complete_rounds && round != session_->complete_rounds + 1) {
-    return fail(ErrorKind::kMigration, "the source ends round {} after round {}", round,
-                session_->complete_rounds);
+  {
+    std::unique_lock lock(mutex_);
+    if (round != session_->complete_rounds && round != session_->complete_rounds + 1) {
+      return fail(ErrorKind::kMigration, "the source ends round {} after round {}", round,
+                  session_->complete_rounds);
+    }
+    changed_.wait(lock, [&] {
+      return session_->complete_rounds >= round || session_->failure || session_->link_failed ||
+             cancelled_;
+    });
+    if (session_->complete_rounds >= round) return success();
   }
-  changed_.wait(
-      lock, [&] { return session_->complete_rounds >= round || session_->failure || cancelled_; });
-  if (session_->failure) return fail(*session_->failure);
-  if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
-  return success();
+  return fail(cause(make_error(ErrorKind::kMigration, "round {} has not arrived", round)));
 }
 
 Result<std::uint64_t> Destination::restore(DestinationGuest& guest,
@@ -336,12 +361,12 @@ Result<std::uint64_t> Destination::restore(DestinationGuest& guest,
 }
 
 Result<Commit> Destination::wait_for_commit(DestinationGuest& guest) {
-  TRY(auto message, session_->link->receive(kWorkTimeout));
+  TRY(auto message, next_message());
   if (std::holds_alternative<Verify>(message)) {
     TRY(const auto pagemap, Pagemap::open());
     TRY(const auto digest, memory_digest(guest.memory(), pagemap, digest_control_));
     TRY(session_->link->send(Digest{digest}));
-    TRY(message, session_->link->receive(kWorkTimeout));
+    TRY(message, next_message());
   }
   return expect<Commit>(std::move(message));
 }
@@ -350,6 +375,10 @@ Result<> Destination::start(DestinationGuest& guest, const Commit& commit,
                             Clock::time_point committed) {
   TRY(guest.acquire_disks());
   const auto acquired = Clock::now();
+  {
+    const std::lock_guard lock(mutex_);
+    if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
+  }
   auto outcome = records_.decide(session_->id, Outcome::kStarted, std::time(nullptr));
   if (!outcome) {
     log(LogLevel::kWarning, "{}", outcome.error().message());

@@ -56,28 +56,35 @@ class Destination {
   struct Session {
     MigrationId id;
     Manifest manifest;
-    std::unique_ptr<PeerLink> link;
     Secret secret{};
     std::vector<std::unique_ptr<Channel>> data;  // those that have come are not null
-    std::unique_ptr<RamReceiver> receiver;
     std::uint32_t complete_rounds = 0;
-    std::optional<Error> failure;
+    std::optional<Error> failure;  // of the data channels
+    bool link_failed = false;
+    // Last: their threads use what is above until they end.
+    std::unique_ptr<PeerLink> link;
+    std::unique_ptr<RamReceiver> receiver;
   };
 
   void accept_connections();
-  // A new connection, up to the answer of its preamble.
-  void greet(std::unique_ptr<Channel> channel);
-  [[nodiscard]] Result<> dispatch(std::unique_ptr<Channel> channel, const Preamble& preamble);
-  [[nodiscard]] Result<> answer_query(std::unique_ptr<Channel> channel, const MigrationId& id);
-  [[nodiscard]] Result<> open_session(std::unique_ptr<Channel> channel, const MigrationId& id);
-  [[nodiscard]] Result<> add_data_channel(std::unique_ptr<Channel> channel,
+  // A new connection, up to the answer of its preamble. The channel stays in greeting_, where it
+  // can be interrupted, unless it becomes one of the session's.
+  void greet(std::unique_ptr<Channel>& channel);
+  [[nodiscard]] Result<> dispatch(std::unique_ptr<Channel>& channel, const Preamble& preamble);
+  [[nodiscard]] Result<> tell_decision(Channel& channel, const MigrationId& id);
+  [[nodiscard]] Result<> open_session(std::unique_ptr<Channel>& channel, const MigrationId& id);
+  [[nodiscard]] Result<> add_data_channel(std::unique_ptr<Channel>& channel,
                                           const Preamble& preamble);
 
   // The way to a running guest, step by step.
   [[nodiscard]] Result<> take_in(DestinationGuest& guest);
   [[nodiscard]] Result<> open_data_channels(DestinationGuest& guest);
   [[nodiscard]] Result<> receive_until_prepared(DestinationGuest& guest);
+  void start_receiver(DestinationGuest& guest);
+  [[nodiscard]] Result<Message> next_message();
   [[nodiscard]] Result<> wait_for_round(std::uint32_t round);
+  // Why the session cannot go on: what the source says before what was noticed here.
+  [[nodiscard]] Error cause(Error noticed);
   [[nodiscard]] Result<std::uint64_t> restore(DestinationGuest& guest,
                                               std::span<const std::byte> state);
   [[nodiscard]] Result<Commit> wait_for_commit(DestinationGuest& guest);
@@ -97,7 +104,7 @@ class Destination {
   bool cancelled_ = false;                                 // under mutex_
   bool closing_ = false;                                   // under mutex_
   std::unique_ptr<Session> session_;  // set under mutex_; used by the thread of the three
-  std::size_t greeting_ = 0;          // under mutex_: connections not yet dispatched
+  std::list<std::unique_ptr<Channel>> greeting_;  // under mutex_: connections not yet dispatched
   DigestControl digest_control_;
   std::thread acceptor_thread_;
 };

@@ -1,9 +1,13 @@
 #include "migration/peer_link.h"
 
+#include <algorithm>
 #include <array>
+#include <utility>
 
 namespace vmm::migration {
 namespace {
+
+constexpr int kMaxBeforeLastWords = 64;
 
 iovec part(std::span<const std::byte> bytes) {
   return {const_cast<std::byte*>(bytes.data()), bytes.size()};
@@ -47,8 +51,15 @@ Result<> introduce(Channel& channel, const Preamble& preamble) {
 }
 
 Result<Preamble> read_preamble(Channel& channel) {
+  // Byte by byte: a channel's timeout is for peers that say nothing, not for slow ones.
+  const auto until = std::chrono::steady_clock::now() + kPreambleTimeout;
   std::array<std::byte, kPreambleBytes> bytes{};
-  TRY(read_into(channel, bytes));
+  for (auto& byte : bytes) {
+    TRY(read_into(channel, {&byte, 1}));
+    if (std::chrono::steady_clock::now() > until) {
+      return fail(ErrorKind::kMigration, "{} takes too long to say what it wants", channel.peer());
+    }
+  }
   return decode_preamble(bytes);
 }
 
@@ -58,10 +69,26 @@ Result<> answer_preamble(Channel& channel, const PreambleAnswer& answer) {
   return channel.write(parts);
 }
 
-PeerLink::PeerLink(std::unique_ptr<Channel> channel, std::chrono::milliseconds timeout)
+Result<> answer_query(Channel& channel, Outcome outcome) {
+  const OutcomeMessage message{outcome};
+  TRY(const auto payload, encode_payload(message));
+  const auto header = encode(FrameHeader{static_cast<std::uint32_t>(type_of(message)),
+                                         static_cast<std::uint32_t>(payload.size())});
+  const std::array parts{part(header), part(payload)};
+  TRY(channel.write(parts));
+  // A byte that comes instead of the end is a heartbeat of a peer that has not read it yet; it has
+  // had a while, and has the answer in its host.
+  std::array<std::byte, 1> ignored{};
+  static_cast<void>(read_into(channel, ignored));
+  return success();
+}
+
+PeerLink::PeerLink(std::unique_ptr<Channel> channel, std::chrono::milliseconds timeout,
+                   std::function<void()> on_failure)
     : link_(std::move(channel), {.max_payload = payload_cap,
                                  .heartbeat = static_cast<std::uint32_t>(MessageType::kHeartbeat),
-                                 .timeout = timeout}) {}
+                                 .timeout = timeout,
+                                 .on_failure = std::move(on_failure)}) {}
 
 Result<> PeerLink::send(const Message& message) {
   TRY(const auto payload, encode_payload(message));
@@ -79,10 +106,26 @@ Result<Message> PeerLink::receive(std::chrono::milliseconds timeout) {
     return fail(ErrorKind::kMigration, "{} sent what is no message: {}", link_.peer(),
                 message.error().message());
   }
-  if (const auto* cancel = std::get_if<Cancel>(&message.value())) {
-    return fail(ErrorKind::kMigration, "{} has given up: {}", link_.peer(), cancel->text);
-  }
   return message;
+}
+
+std::optional<std::string> PeerLink::last_words(std::chrono::milliseconds timeout) {
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  // What it had said before it gave up; more is not what this protocol is like.
+  for (int i = 0; i < kMaxBeforeLastWords; ++i) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    const auto message = receive(std::max(left, std::chrono::milliseconds(0)));
+    if (!message) return std::nullopt;
+    if (auto reason = reason_to_give_up(message.value())) return reason;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> reason_to_give_up(const Message& message) {
+  if (const auto* cancel = std::get_if<Cancel>(&message)) return cancel->text;
+  if (const auto* discarded = std::get_if<Discarded>(&message)) return discarded->text;
+  return std::nullopt;
 }
 
 }  // namespace vmm::migration

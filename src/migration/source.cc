@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 #include <ctime>
-#include <future>
+#include <utility>
 
 #include "base/log.h"
 
@@ -16,6 +16,8 @@ constexpr std::chrono::minutes kVerifyTimeout{30};
 // Disks that are slow to open, and a record that is slow to be durable. Whoever is dead is noticed
 // by the link.
 constexpr std::chrono::minutes kStartTimeout{1};
+// For a destination that has closed its data channels to say why.
+constexpr std::chrono::milliseconds kLastWords{500};
 
 using Duration = std::chrono::steady_clock::duration;
 
@@ -48,6 +50,7 @@ Result<MigrationReport> Source::run() {
   }
   if (moved) {
     advance(SourceEvent::kFailure);
+    static_cast<void>(link_->send(Cancel{"it was a control run"}));
     take_back();
     report_.result = "control-run";
     report_.total = nanoseconds(Clock::now() - begun_);
@@ -83,6 +86,10 @@ Result<> Source::move() {
 
 void Source::advance(SourceEvent event) {
   const std::lock_guard lock(mutex_);
+  enter(event);
+}
+
+void Source::enter(SourceEvent event) {
   const auto state = next(state_, event);
   if (!state) {
     // Events are ours, messages were checked before: a bug, and no guess about who owns the guest.
@@ -108,6 +115,7 @@ Result<> Source::cancel() {
   }
   cancelled_ = true;
   digest_control_.stop = true;
+  if (opening_ != nullptr) opening_->interrupt();
   if (sender_) sender_->interrupt();
   if (link_) link_->interrupt();
   changed_.notify_all();
@@ -128,6 +136,7 @@ void Source::abandon() {
   static_cast<void>(cancel());
   const std::lock_guard lock(mutex_);
   abandoned_ = true;
+  if (opening_ != nullptr) opening_->interrupt();
   if (link_) link_->interrupt();
   changed_.notify_all();
 }
@@ -157,14 +166,13 @@ Progress Source::progress() const {
 // --- Before any memory moves ---
 
 Result<> Source::connect() {
-  TRY(check_cancelled());
-  TRY(auto channel, connector_.connect(options_.peer_timeout));
-  channel->set_timeout(options_.peer_timeout);
-  TRY(introduce(*channel, {.kind = ConnectionKind::kControl, .id = manifest_.id}));
-  {
+  TRY(auto channel,
+      open({.kind = ConnectionKind::kControl, .id = manifest_.id}, options_.peer_timeout));
+  set_link(std::make_unique<PeerLink>(std::move(channel), options_.peer_timeout, [this] {
+    // A round that nobody acknowledges need not be sent to its end.
     const std::lock_guard lock(mutex_);
-    link_ = std::make_unique<PeerLink>(std::move(channel), options_.peer_timeout);
-  }
+    if (sender_) sender_->interrupt();
+  }));
   TRY(check_cancelled());
   advance(SourceEvent::kConnected);
   TRY(link_->send(ManifestMessage{manifest_}));
@@ -179,20 +187,49 @@ Result<> Source::connect() {
   return success();
 }
 
+Result<std::unique_ptr<Channel>> Source::open(const Preamble& preamble,
+                                              std::chrono::milliseconds timeout) {
+  TRY(check_cancelled());
+  TRY(auto channel, connector_.connect(timeout));
+  channel->set_timeout(timeout);
+  {
+    const std::lock_guard lock(mutex_);
+    if (cancelled_ || abandoned_) return fail(ErrorKind::kInterrupted, "interrupted");
+    opening_ = channel.get();
+  }
+  auto introduced = introduce(*channel, preamble);
+  {
+    const std::lock_guard lock(mutex_);
+    opening_ = nullptr;
+  }
+  if (!introduced) return fail(std::move(introduced).error());
+  return channel;
+}
+
+void Source::set_link(std::unique_ptr<PeerLink> link) {
+  {
+    const std::lock_guard lock(mutex_);
+    link_.swap(link);
+    if (cancelled_ || abandoned_) link_->interrupt();
+  }
+  // The threads of the old one, which end here, may want the lock.
+  link.reset();
+}
+
 Result<> Source::open_data_channels(const Accept& accept) {
   std::vector<std::unique_ptr<Channel>> channels;
   for (std::uint16_t index = 0; index < accept.channels; ++index) {
-    TRY(check_cancelled());
-    TRY(auto channel, connector_.connect(options_.peer_timeout));
-    channel->set_timeout(options_.peer_timeout);
-    TRY(introduce(*channel, {.kind = ConnectionKind::kData,
-                             .id = manifest_.id,
-                             .secret = accept.secret,
-                             .channel = index}));
+    TRY(auto channel, open({.kind = ConnectionKind::kData,
+                            .id = manifest_.id,
+                            .secret = accept.secret,
+                            .channel = index},
+                           options_.peer_timeout));
     channels.push_back(std::move(channel));
   }
   TRY(pagemap_, Pagemap::open());
   const std::lock_guard lock(mutex_);
+  // From here on the link's failure interrupts the sender.
+  if (const auto error = link_->error()) return fail(*error);
   tracker_ = std::make_unique<DirtyTracker>(guest_.dirty_log(), guest_.memory());
   sender_ = std::make_unique<RamSender>(guest_.memory(), *tracker_, *pagemap_, std::move(channels));
   sender_->set_rate(options_.bandwidth);
@@ -274,18 +311,12 @@ Result<> Source::precopy() {
 Result<RoundFacts> Source::send_round() {
   TRY(check_cancelled());
   RoundFacts facts;
-  facts.n = ++round_;
+  facts.n = round_ + 1;
   facts.mode = mode_;
   facts.pages_dirty_at_start = dirty_pages_;
-  {
-    const std::lock_guard lock(mutex_);
-    progress_.round = round_;
-    progress_.mode = mode_;
-  }
   const auto cleared = tracker_->clear_time();
   const auto begun = Clock::now();
-  TRY(const auto counters, sender_->send_round(round_, round_ == 1));
-  TRY(link_->send(RoundEnd{round_}));
+  TRY(const auto counters, send_pages());
   TRY(const auto ack, receive<RoundAck>());
   if (ack.round != round_) {
     return fail(ErrorKind::kMigration, "the peer acknowledged round {} instead of {}", ack.round,
@@ -303,10 +334,29 @@ Result<RoundFacts> Source::send_round() {
   report_.rounds.push_back({facts.n, facts.mode, facts.pages_dirty_at_start, facts.bytes_sent,
                             facts.zero_pages, facts.duration, facts.get_time, facts.clear_time});
   const std::lock_guard lock(mutex_);
-  progress_.sent_bytes += counters.bytes;
   const double seconds = std::chrono::duration<double>(facts.duration).count();
   if (seconds > 0) progress_.dirty_pages_per_s = static_cast<double>(dirty_pages_) / seconds;
   return facts;
+}
+
+Result<RoundCounters> Source::send_pages() {
+  {
+    const std::lock_guard lock(mutex_);
+    // Those of the rounds before; the sender counts the one under way.
+    progress_.sent_bytes += sender_->progress().bytes;
+    progress_.round = ++round_;
+    progress_.mode = mode_;
+  }
+  auto counters = sender_->send_round(round_, round_ == 1);
+  if (counters) {
+    TRY(link_->send(RoundEnd{round_}));
+    return counters;
+  }
+  if (const auto words = link_->last_words(kLastWords)) {
+    return fail(ErrorKind::kMigration, "{} has given up: {}", destination_, *words);
+  }
+  if (const auto error = link_->error()) return fail(*error);
+  return counters;
 }
 
 Result<> Source::check_hardware_log() {
@@ -320,10 +370,12 @@ Result<> Source::check_hardware_log() {
 Result<> Source::rehearse() {
   const auto begun = Clock::now();
   TRY(guest_.pause());
+  paused_ = true;
   auto state = guest_.save();
   const auto saved = Clock::now();
   // Whatever became of it, the guest goes on.
   TRY(guest_.resume());
+  paused_ = false;
   if (!state) return fail(std::move(state).error());
   TRY(link_->send(Rehearse{std::move(state).value()}));
   TRY(const auto rehearsed, receive<Rehearsed>());
@@ -339,6 +391,7 @@ Result<> Source::stop_and_copy() {
   TRY(check_cancelled());
   // Should this process die, the operator finds out here that the guest may be elsewhere.
   keep_record(SourceOutcome::kCommitted);
+  recorded_ = true;
   paused_at_ = Clock::now();
   TRY(guest_.pause());
   paused_ = true;
@@ -354,8 +407,7 @@ Result<> Source::stop_and_copy() {
   report_.parts.harvest = nanoseconds(harvested - saved);
 
   const auto cleared = tracker_->clear_time();
-  TRY(const auto counters, sender_->send_round(++round_, false));
-  TRY(link_->send(RoundEnd{round_}));
+  TRY(const auto counters, send_pages());
   TRY(link_->send(State{std::move(state)}));
   TRY(receive<RoundAck>());
   const auto sent = Clock::now();
@@ -392,7 +444,12 @@ Result<> Source::commit() {
   advance(SourceEvent::kDisksReleased);
   const auto released = Clock::now();
   // From here on the destination may run the guest, whatever happens to this message.
-  advance(SourceEvent::kCommitting);
+  {
+    // Who was told that it is cancelled is right.
+    const std::lock_guard lock(mutex_);
+    if (cancelled_) return fail(ErrorKind::kInterrupted, "the migration was cancelled");
+    enter(SourceEvent::kCommitting);
+  }
   const auto paused = nanoseconds(Clock::now() - paused_at_);
   TRY(link_->send(Commit{static_cast<std::uint64_t>(paused.count())}));
   TRY(auto reply, link_->receive(kStartTimeout));
@@ -415,11 +472,6 @@ Result<> Source::commit() {
 // --- When it did not work ---
 
 void Source::take_back() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (sender_) sender_->interrupt();
-    if (link_) link_->interrupt();
-  }
   if (tracker_) {
     if (const auto stopped = tracker_->stop(); !stopped) {
       log(LogLevel::kError, "dirty logging stays on: {}", stopped.error().message());
@@ -432,12 +484,18 @@ void Source::take_back() {
     std::unique_lock lock(mutex_);
     if (changed_.wait_for(lock, kAskInterval, [this] { return abandoned_; })) return;
   }
+  if (recorded_) keep_record(SourceOutcome::kResumed);
   if (paused_) {
-    keep_record(SourceOutcome::kResumed);
     if (const auto resumed = guest_.resume(); !resumed) {
       log(LogLevel::kError, "the guest stays paused: {}", resumed.error().message());
     }
   }
+  // Now that the guest is served: the destination, which was told why, goes first, so that it does
+  // not take the end of a data channel for the cause.
+  if (link_) static_cast<void>(link_->last_words(kLastWords));
+  const std::lock_guard lock(mutex_);
+  if (sender_) sender_->interrupt();
+  if (link_) link_->interrupt();
 }
 
 Result<MigrationReport> Source::settle_doubt() {
@@ -473,11 +531,10 @@ Result<MigrationReport> Source::settle_doubt() {
 }
 
 Result<Outcome> Source::ask_outcome() {
-  TRY(auto channel, connector_.connect(kPreambleTimeout));
-  channel->set_timeout(kPreambleTimeout);
-  TRY(introduce(*channel, {.kind = ConnectionKind::kQuery, .id = manifest_.id}));
-  PeerLink link(std::move(channel), kPreambleTimeout);
-  TRY(const auto answer, expect<OutcomeMessage>(link.receive(kPreambleTimeout)));
+  TRY(auto channel, open({.kind = ConnectionKind::kQuery, .id = manifest_.id}, kPreambleTimeout));
+  set_link(std::make_unique<PeerLink>(std::move(channel), kPreambleTimeout));
+  TRY(const auto answer, expect<OutcomeMessage>(link_->receive(kPreambleTimeout)));
+  link_->interrupt();
   return answer.outcome;
 }
 

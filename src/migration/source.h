@@ -71,11 +71,19 @@ class Source {
   // The way to the hand-over, step by step.
   [[nodiscard]] Result<> move();
   [[nodiscard]] Result<> connect();
+  // A new connection that has said what it is for. cancel() and abandon() interrupt it.
+  [[nodiscard]] Result<std::unique_ptr<Channel>> open(const Preamble& preamble,
+                                                      std::chrono::milliseconds timeout);
+  // Makes it the connection that others interrupt, in place of the one before.
+  void set_link(std::unique_ptr<PeerLink> link);
   [[nodiscard]] Result<> open_data_channels(const Accept& accept);
   [[nodiscard]] Result<> run_without_logging(std::uint64_t bytes);
   [[nodiscard]] Result<> start_logging();
   [[nodiscard]] Result<> precopy();
   [[nodiscard]] Result<RoundFacts> send_round();
+  // Sends the pending pages and the end of the next round. An error tells the cause, not what it
+  // did to the data channels.
+  [[nodiscard]] Result<RoundCounters> send_pages();
   [[nodiscard]] Result<> check_hardware_log();
   [[nodiscard]] Result<> rehearse();
   [[nodiscard]] Result<> stop_and_copy();
@@ -90,6 +98,7 @@ class Source {
   void keep_record(SourceOutcome outcome);
 
   void advance(SourceEvent event);
+  void enter(SourceEvent event);  // under mutex_
   template <typename Wanted>
   [[nodiscard]] Result<Wanted> receive() {
     return expect<Wanted>(link_->receive(options_.peer_timeout));
@@ -103,10 +112,14 @@ class Source {
   const std::string destination_;
   const SourceOptions options_;
 
-  // Used by run()'s thread; set, and interrupted by others, under mutex_.
-  std::unique_ptr<DirtyTracker> tracker_;
-  std::unique_ptr<PeerLink> link_;
-  std::unique_ptr<RamSender> sender_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  SourceState state_ = SourceState::kConnecting;  // under mutex_
+  bool cancelled_ = false;                        // under mutex_
+  bool abandoned_ = false;                        // under mutex_
+  std::optional<bool> resolution_;                // under mutex_: resume
+  Progress progress_;                             // under mutex_
+  Channel* opening_ = nullptr;                    // under mutex_: says its preamble
   DigestControl digest_control_;
 
   // Of run()'s thread alone.
@@ -118,17 +131,16 @@ class Source {
   std::uint64_t dirty_pages_ = 0;  // what the next round will look at
   bool paused_ = false;
   bool released_ = false;
+  bool recorded_ = false;  // that the guest may be elsewhere
   Clock::time_point begun_;
   Clock::time_point paused_at_;
   MigrationReport report_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  SourceState state_ = SourceState::kConnecting;  // under mutex_
-  bool cancelled_ = false;                        // under mutex_
-  bool abandoned_ = false;                        // under mutex_
-  std::optional<bool> resolution_;                // under mutex_: resume
-  Progress progress_;                             // under mutex_
+  // Used by run()'s thread; set, and interrupted by others, under mutex_. Last: their threads use
+  // what is above until they end, and the link's the sender.
+  std::unique_ptr<DirtyTracker> tracker_;
+  std::unique_ptr<RamSender> sender_;
+  std::unique_ptr<PeerLink> link_;
 };
 
 }  // namespace vmm::migration

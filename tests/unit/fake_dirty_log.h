@@ -21,7 +21,9 @@ class FakeDirtyLog final : public DirtyLog {
   }
 
   [[nodiscard]] std::uint64_t pages() const override { return pages_; }
-  [[nodiscard]] bool offers(DirtyLogMode /*mode*/) const override { return true; }
+  [[nodiscard]] bool offers(DirtyLogMode mode) const override {
+    return hardware || mode == DirtyLogMode::kWriteProtect;
+  }
   [[nodiscard]] Result<> start(DirtyLogMode mode) override {
     TRY(step());
     mode_ = mode;
@@ -34,7 +36,7 @@ class FakeDirtyLog final : public DirtyLog {
     return step();
   }
   [[nodiscard]] Result<DirtyLogMode> mode_in_force() const override { return mode_; }
-  [[nodiscard]] Result<std::uint64_t> armed() const override { return 0; }
+  [[nodiscard]] Result<std::uint64_t> armed() const override { return armed_; }
   [[nodiscard]] Result<> get(std::span<std::uint64_t> bits) override {
     ++gets;
     TRY(step());
@@ -44,6 +46,7 @@ class FakeDirtyLog final : public DirtyLog {
   [[nodiscard]] Result<> clear(PageRange range, std::span<const std::uint64_t> bits) override {
     clears.push_back(range);
     TRY(step());
+    if (mode_ == DirtyLogMode::kHardware && records) ++armed_;
     for (std::size_t i = 0; i < bits.size(); ++i) {
       const std::size_t word = range.first / kPagesPerWord + i;
       bits_.or_word(word, bits_.exchange_word(word) & ~bits[i]);
@@ -58,6 +61,8 @@ class FakeDirtyLog final : public DirtyLog {
 
   // The next operation fails.
   bool broken = false;
+  bool hardware = true;  // is offered
+  bool records = true;   // hardware mode has an effect
   bool on = false;
   int gets = 0;
   int stops = 0;
@@ -73,6 +78,7 @@ class FakeDirtyLog final : public DirtyLog {
 
   std::uint64_t pages_;
   DirtyBitmap bits_;
+  std::uint64_t armed_ = 0;
   DirtyLogMode mode_ = DirtyLogMode::kWriteProtect;
 };
 
