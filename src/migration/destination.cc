@@ -18,6 +18,14 @@ constexpr std::size_t kMaxGreeting = 32;
 // died is noticed by the link.
 constexpr std::chrono::hours kWorkTimeout{24};
 
+// What a destination that has been given the guest needs to take its disks and to record that; well
+// within the time that who asks waits.
+constexpr auto kDecisionTime = kPreambleTimeout / 2;
+
+bool is_decided(DestinationState state) {
+  return state == DestinationState::kRunning || state == DestinationState::kDiscarded;
+}
+
 std::uint64_t nanoseconds(Clock::duration duration) {
   return static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
@@ -60,6 +68,7 @@ void Destination::advance(DestinationEvent event) {
     std::abort();
   }
   state_ = *state;
+  changed_.notify_all();
 }
 
 void Destination::cancel() {
@@ -124,6 +133,13 @@ Result<> Destination::dispatch(std::unique_ptr<Channel>& channel, const Preamble
 }
 
 Result<> Destination::tell_decision(Channel& channel, const MigrationId& id) {
+  {
+    // One that is about to be decided is waited for, rather than ended by the question.
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kDecisionTime, [&] {
+      return closing_ || !session_ || session_->id != id || is_decided(state_);
+    });
+  }
   // Where nothing is decided it is now: a guest that has not started never will.
   TRY(const auto outcome, records_.decide(id, Outcome::kDiscarded, std::time(nullptr)));
   TRY(answer_preamble(channel, {}));
@@ -238,8 +254,9 @@ Result<> Destination::receive(DestinationGuest& guest) {
     // source may know even where it could not be written.
     static_cast<void>(session_->link->send(Discarded{printable(error.message())}));
   }
+  error.add_context(fmt::format("{} does not run here", session_->manifest.guest));
   close_session();
-  return fail(std::move(error).add_context("migration"));
+  return fail(std::move(error));
 }
 
 Result<> Destination::take_in(DestinationGuest& guest) {
