@@ -15,8 +15,8 @@ from lab.moving import EchoClient, MovingGuest, Outcome, devices
 TAP = "tap0"
 DISK = "/dev/vda"
 NAME = "web1"
-MEMORY_MIB = 256
-# As fast as it can over an eighth of the memory, with a line every 50 ms.
+MEMORY_MIB = 128
+# As fast as it can over a quarter of the memory, with a line every 50 ms.
 LOAD = "--size 32M --tick 1 --interval 50 --wall"
 CONFIG = f"""\
 name   = "{NAME}"
@@ -34,7 +34,7 @@ cmdline = "console=ttyAMA0 {CMDLINE}"
 OPTIONS = ("--verify", "--max-rounds", "6", "--on-timeout", "stop-and-copy")
 # Hardware logging is for the bulk: towards the stop it is turned off.
 LOGGING = {"hw": ["--require-hw"], "wp": ["--dirty-log", "wp"]}
-BEFORE_S = 1.5
+BEFORE_S = 2.0
 AFTER_S = 0.5
 # In the guest: a record a line, each on the disk before the next.
 RECORDS = "/mnt/records"
@@ -80,29 +80,26 @@ class DemoGuest:
         begin, *output, end = done.stdout.strip().splitlines()
         report = Outcome(0, "\n".join(output), done.stderr).report
         guest.arrived(receiver)
-        time.sleep(AFTER_S)
         replies = client.stop()
         progress, gap = self._noticed(source, float(begin), float(end), report)
-        return Move(mode, way, report, progress, gap * 1000, int(replies["lost"]),
-                    int(replies["longest_ms"]), self._records())
+        return Move(mode, way, report, progress, gap * 1000, int(replies["sent"]),
+                    int(replies["lost"]), self._records())
 
     def _noticed(self, source: int, begin: float, end: float, report: dict) -> tuple[float, float]:
         """(progress of the load, its longest stall in seconds) during a move, whose times are by the
         wall clock of the host that the guest has left."""
-        lines = self.guest.workload_lines()
-        shift = self.ahead - self.clocks.ahead[source]
-        for line in lines:
-            line["wall"] -= shift
+        lines = self.guest.workload_lines_until(end + AFTER_S, self.ahead - self.clocks.ahead[source])
         stop = begin + (report["total_ms"] - report["downtime_ms"] - report["verify"]["ms"]) / 1000
-        before = rate(lines, begin - BEFORE_S / 2, begin)
-        return rate(lines, begin, stop) / before, longest_gap(lines, begin, end + AFTER_S)
+        before = rate(lines, begin - BEFORE_S, begin)
+        # The guest stands still while digests are compared, which no migration without that does.
+        gap = longest_gap(lines, begin, end + AFTER_S) - report["verify"]["ms"] / 1000
+        return rate(lines, begin, stop) / before, max(gap, 0.0)
 
     def _records(self) -> int:
         """How many records are on the disk. Raises LabError if one is missing."""
-        last = int(self.guest.run(f"""
+        return int(self.guest.run(f"""
 echo 3 >/proc/sys/vm/drop_caches
 awk '$1 != NR {{ exit 1 }} END {{ print NR }}' {RECORDS}"""))
-        return last
 
     def finish(self) -> str:
         """Check memory and clock of the guest once more, and end it by its power key."""

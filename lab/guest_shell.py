@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lab.errors import LabError
 from lab.host import Host
-from lab.load_lines import parse_lines
+from lab.load_lines import Line, parse_lines
 
 ADDRESS = "10.77.0.50"
 SHELL_PORT = 5000
@@ -70,11 +70,25 @@ class GuestShell:
                  f"echo $! >/tmp/workload.pid\n"
                  f"until grep -q t_ms {WORKLOAD_LOG}; do usleep 20000; done")
 
-    def workload_lines(self) -> list[dict[str, float]]:
+    def workload_lines(self) -> list[Line]:
         """All that the load has printed so far."""
         return parse_lines(self.run(f"cat {WORKLOAD_LOG}"))
 
-    def check_memory(self) -> dict[str, float]:
+    def workload_lines_until(self, when: float, ahead: float) -> list[Line]:
+        """The load's lines once it has printed one after `when`, by a clock that the guest's is `ahead`
+        of."""
+        deadline = time.monotonic() + 60
+        while True:
+            lines = self.workload_lines()
+            for line in lines:
+                line["wall"] -= ahead
+            if lines[-1]["wall"] > when:
+                return lines
+            if time.monotonic() > deadline:
+                raise LabError("the load in the guest does not go on")
+            time.sleep(0.2)
+
+    def check_memory(self) -> Line:
         """Let the load verify its memory now; its line after that."""
         done = int(self.workload_lines()[-1]["verified"])
         self.run("kill -USR1 $(cat /tmp/workload.pid)\n"

@@ -19,7 +19,7 @@ from lab.host import Host, Pair
 from lab.moving import LINK, host_address, make_bridge
 from lab.progress import elapsed_text, step
 
-HOST_MEMORY_MIB = 1536
+HOST_MEMORY_MIB = 1024
 MODES = ("hw", "hw", "wp", "wp")  # there and back by hardware, there and back by write protection
 NAMES = {"hw": "hardware dirty logging", "wp": "write-protect logging"}
 

@@ -179,16 +179,13 @@ class Bench:
         rounds: int, sent_mib: float,
     ) -> Run:
         """What the load noticed. Ends the guest."""
-        time.sleep(AFTER_S)
-        lines = guest.workload_lines()
+        lines = guest.workload_lines_until(timing.end + AFTER_S, ahead)
         last = guest.stop_workload()
         if last != "workload: done result=ok":
             raise BenchError(f"the memory or clock of the guest was wrong: {last}")
         # Time that its clock has lost is time it did not run, and no clock of its own shows that.
         lost = ahead - (guest.clock_ahead(self.clocks) - self.clocks.ahead[0])
         end_all([self.host], "qemu-system-aarch64")
-        for line in lines:
-            line["wall"] -= ahead
         before = rate(lines, timing.begin - BEFORE_S, timing.begin)
         return Run(
             rate(lines, timing.begin, timing.stop) / before,
