@@ -44,6 +44,7 @@ Destination::~Destination() {
   {
     const std::lock_guard lock(mutex_);
     closing_ = true;
+    changed_.notify_all();
   }
   acceptor_.interrupt();
   acceptor_thread_.join();
@@ -203,6 +204,7 @@ void Destination::close_session() {
   {
     const std::lock_guard lock(mutex_);
     session = std::move(session_);
+    changed_.notify_all();
   }
   // Threads of the session end here, without the lock that they may want.
   session.reset();

@@ -100,12 +100,13 @@ TEST(MigrationEngineTest, DoesNotTrustAHardwareLogThatRecordsNothing) {
 
 TEST(MigrationEngineTest, AControlRunLeavesTheGuestWhereItIs) {
   MigrationRig rig;
-  rig.options.control_run = 3'000'000;
+  // Less than one pass over memory: in the next one two channels may write a page at once.
+  rig.options.control_run = 1'000'000;
   rig.run();
   ASSERT_TRUE(*rig.moved) << rig.error();
   EXPECT_EQ(rig.moved->value().result, "control-run");
   ASSERT_EQ(rig.moved->value().rounds.size(), 1u);
-  EXPECT_GE(rig.moved->value().rounds[0].sent_bytes, 3'000'000u);
+  EXPECT_GE(rig.moved->value().rounds[0].sent_bytes, 1'000'000u);
   EXPECT_TRUE(rig.world.source_runs());
   EXPECT_EQ(rig.world.calls("source pause"), 0);
   EXPECT_EQ(rig.source_guest.log.gets, 0);
