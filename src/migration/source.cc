@@ -34,7 +34,9 @@ Source::Source(SourceGuest& guest, Connector& connector, DecisionRecords& record
       records_(records),
       manifest_(std::move(manifest)),
       destination_(std::move(destination)),
-      options_(options) {}
+      options_(options) {
+  progress_.phase = to_string(state_);
+}
 
 // --- Driving ---
 
@@ -441,6 +443,8 @@ Result<> Source::commit() {
   TRY(check_cancelled());
   TRY(guest_.release_disks());
   released_ = true;
+  // Flushing may have taken long, and this is the last moment for a cancel.
+  TRY(check_cancelled());
   advance(SourceEvent::kDisksReleased);
   const auto released = Clock::now();
   // From here on the destination may run the guest, whatever happens to this message.

@@ -130,6 +130,7 @@ class Source {
   std::uint32_t round_ = 0;
   std::uint64_t dirty_pages_ = 0;  // what the next round will look at
   bool paused_ = false;
+  bool recorded_ = false;  // that the guest may be elsewhere
   bool released_ = false;
   bool recorded_ = false;  // that the guest may be elsewhere
   Clock::time_point begun_;
