@@ -10,15 +10,6 @@ namespace json = boost::json;
 
 namespace {
 
-Result<std::optional<DirtyLogMode>> log_mode(const json::object& params) {
-  TRY(const auto text, optional_text(params, "mode"));
-  if (!text || *text == "auto") return std::optional<DirtyLogMode>();
-  for (const auto mode : {DirtyLogMode::kHardware, DirtyLogMode::kWriteProtect}) {
-    if (*text == to_string(mode)) return std::optional(mode);
-  }
-  return fail(ErrorKind::kUsage, "mode is \"{}\", and not auto, hw or wp", *text);
-}
-
 json::object to_json(const DirtyRate& rate, const DirtyRateOptions& options) {
   std::uint64_t pages = 0;
   json::array intervals;
@@ -47,9 +38,7 @@ DirtyRateMeter::DirtyRateMeter(boost::asio::io_context& loop, Guest& guest,
   migration_.set_before_start([this] { stop(); });
 }
 
-DirtyRateMeter::~DirtyRateMeter() {
-  sampler_.reset();
-}
+DirtyRateMeter::~DirtyRateMeter() = default;
 
 void DirtyRateMeter::add_methods(ControlServer& server) {
   server.add_method("dirty_rate.start",
@@ -72,7 +61,7 @@ Result<json::value> DirtyRateMeter::start(const json::object& params) {
   DirtyRateOptions options;
   TRY(const auto period, optional_ms(params, "period_ms"));
   TRY(const auto interval, optional_ms(params, "interval_ms"));
-  TRY(options.mode, log_mode(params));
+  TRY(options.mode, optional_log_mode(params));
   options.period = period.value_or(options.period);
   options.interval = interval.value_or(std::min(options.interval, options.period));
   TRY(check(options));
@@ -82,7 +71,8 @@ Result<json::value> DirtyRateMeter::start(const json::object& params) {
   }));
   if (options.mode && !machine->dirty_log().offers(*options.mode)) {
     guest_.end_task();
-    return fail(ErrorKind::kHost, "this host has no {} dirty logging", to_string(*options.mode));
+    return fail(ErrorKind::kHost,
+                "this host's KVM has no hardware dirty logging; --dirty-log auto does without");
   }
   options_ = options;
   last_.reset();

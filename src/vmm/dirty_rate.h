@@ -34,13 +34,14 @@ struct DirtyRate {
   std::vector<std::uint64_t> intervals;  // pages written in each, counted once each
   std::chrono::nanoseconds measured{0};  // the intervals together
   std::uint64_t unique_pages = 0;        // written in any of them
-  bool done = false;
 };
 
-// Error (kUsage) for a period of zero or beyond an hour, or an interval beyond the period.
+// Error (kUsage) for a period of zero or beyond an hour, or an interval of zero or beyond the
+// period.
 [[nodiscard]] Result<> check(const DirtyRateOptions& options);
 
-// Measures on a thread of its own. Logging is off again when it has ended, however that came.
+// Measures on a thread of its own, from its construction on. Logging is off again when it has
+// ended, however that came.
 class DirtyRateSampler {
  public:
   // log and memory must outlive the sampler; on_end is called on its thread.
@@ -79,9 +80,11 @@ class DirtyRateSampler {
 };
 
 // The control methods dirty_rate.start, dirty_rate.get and dirty_rate.stop
-// (docs/control-protocol.md). All on the event loop.
+// (docs/control-protocol.md). One measurement at a time; a migration that starts ends it, and while
+// a migration is active they answer with its progress instead. All on the event loop.
 class DirtyRateMeter {
  public:
+  // All must outlive it; the loop must not run any more once it has gone.
   DirtyRateMeter(boost::asio::io_context& loop, Guest& guest, OutgoingMigration& migration);
   ~DirtyRateMeter();
 

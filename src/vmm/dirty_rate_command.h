@@ -13,7 +13,7 @@ struct DirtyRateRequest {
   std::uint64_t period_ms = 1000;
   std::optional<std::uint64_t> interval_ms;  // 100, or the period where that is shorter
   std::uint64_t count = 1;                   // measurements, one after the other; 0 is without end
-  std::string mode = "auto";
+  std::string dirty_log = "auto";            // or "hw", "wp"
   bool json = false;
 };
 

@@ -50,7 +50,6 @@ DirtyRateSampler::DirtyRateSampler(DirtyLog& log, GuestMemory& memory,
       } else if (!stopped) {
         error_ = std::move(stopped).error();
       }
-      rate_.done = true;
     }
     on_end_();
   });

@@ -44,8 +44,17 @@ Result<std::optional<std::chrono::milliseconds>> optional_ms(const json::object&
                                                              std::string_view key) {
   TRY(const auto number, optional_number(params, key));
   if (!number) return std::optional<std::chrono::milliseconds>();
-  if (*number > kMaxMs) return fail(ErrorKind::kUsage, "{} is more than a year", key);
+  if (*number > kMaxMs) return fail(ErrorKind::kUsage, "{} is more than 366 days", key);
   return std::optional(std::chrono::milliseconds(*number));
+}
+
+Result<std::optional<DirtyLogMode>> optional_log_mode(const json::object& params) {
+  TRY(const auto text, optional_text(params, "dirty_log"));
+  if (!text || *text == "auto") return std::optional<DirtyLogMode>();
+  for (const auto mode : {DirtyLogMode::kHardware, DirtyLogMode::kWriteProtect}) {
+    if (*text == to_string(mode)) return std::optional(mode);
+  }
+  return fail(ErrorKind::kUsage, "dirty_log is \"{}\", and not auto, hw or wp", *text);
 }
 
 }  // namespace vmm

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "memory/dirty_log.h"
 
 namespace vmm {
 
@@ -21,8 +22,12 @@ namespace vmm {
                                                                std::string_view key);
 // Absent is false.
 [[nodiscard]] Result<bool> flag(const boost::json::object& params, std::string_view key);
-// A number of milliseconds, up to a year.
+// A number of milliseconds, up to 366 days.
 [[nodiscard]] Result<std::optional<std::chrono::milliseconds>> optional_ms(
     const boost::json::object& params, std::string_view key);
+
+// "dirty_log": "hw" or "wp"; nothing for "auto", too.
+[[nodiscard]] Result<std::optional<DirtyLogMode>> optional_log_mode(
+    const boost::json::object& params);
 
 }  // namespace vmm
