@@ -67,13 +67,17 @@ Result<ControlClient> ControlClient::connect(const std::string& name) {
 
 Result<bool> ControlClient::receive(std::optional<Clock::time_point> deadline) {
   pollfd readable{fd_.get(), POLLIN, 0};
-  int wait = -1;
-  if (deadline) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline - Clock::now());
-    wait = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 1 << 30));
-  }
-  const int ready = ::poll(&readable, 1, wait);
-  if (ready < 0 && errno == EINTR) return fail(ErrorKind::kInterrupted, "interrupted");
+  int ready = 0;
+  do {
+    int wait = -1;
+    if (deadline) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline - Clock::now());
+      wait = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 1 << 30));
+    }
+    // A signal that does not end the process is the business of who handles it: the reply to what
+    // was asked has to be read all the same.
+    ready = ::poll(&readable, 1, wait);
+  } while (ready < 0 && errno == EINTR);
   if (ready < 0) return fail_errno(ErrorKind::kFailed, "cannot wait for the guest's reply");
   if (ready == 0) return fail(Error(ErrorKind::kFailed, "the guest does not answer", ETIMEDOUT));
   std::array<char, 4096> buffer;

@@ -57,8 +57,11 @@ Result<> Guest::start_incoming() {
 
 void Guest::arrive(bool paused) {
   if (virtio::Balloon* balloon = machine_->balloon()) balloon_target_ = balloon->status().target;
+  // Whoever had pressed it there releases it there.
+  machine_->set_power_key(false);
   if (!paused) machine_->resume();
   state_ = paused ? GuestState::kPaused : GuestState::kRunning;
+  console_.device_has_space();
 }
 
 Result<> Guest::make_machine() {
@@ -68,8 +71,11 @@ Result<> Guest::make_machine() {
           if (generation == generation_) handle_event(event);
         });
       }));
-  console_.connect_device(
-      [this](std::span<const std::byte> bytes) { return machine_->serial_input(bytes); });
+  console_.connect_device([this](std::span<const std::byte> bytes) {
+    // What a UART took behind the save of its state would be lost.
+    const bool saved = state_ != GuestState::kRunning && state_ != GuestState::kPaused;
+    return saved ? 0 : machine_->serial_input(bytes);
+  });
   if (virtio_console_ != nullptr) {
     virtio_console_->connect_device(
         [this](std::span<const std::byte> bytes) { return machine_->virtio_console_input(bytes); },
@@ -218,6 +224,7 @@ void Guest::unsuspend() {
   if (state_ != GuestState::kHandover && state_ != GuestState::kInDoubt) return;
   state_ = before_suspension_;
   if (state_ == GuestState::kRunning) machine_->resume();
+  console_.device_has_space();
 }
 
 void Guest::set_in_doubt() {

@@ -54,7 +54,8 @@ class Guest {
   [[nodiscard]] Result<> start();
   // Makes a machine for a guest that comes from another host; it waits for arrive().
   [[nodiscard]] Result<> start_incoming();
-  // The guest is here: it runs, or stays paused where its operator had paused it.
+  // The guest is here: it runs, or stays paused where its operator had paused it. A power key that
+  // was held at the source is released.
   void arrive(bool paused);
 
   // Both do nothing where the guest is in that state already.

@@ -135,7 +135,10 @@ void GuestProcess::add_methods() {
 }
 
 Result<> GuestProcess::ask_to_shut_down() {
-  TRY(guest_.press_power_key());
+  // One that is being handed over is asked when it comes back, if it does.
+  if (guest_.state() != GuestState::kHandover) {
+    TRY(guest_.press_power_key());
+  }
   next_press_.expires_after(kPressInterval);
   next_press_.async_wait([this](const boost::system::error_code& error) {
     // A guest that was paused in between is not pressed on.

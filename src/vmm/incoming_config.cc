@@ -17,7 +17,9 @@ constexpr const char* kHowToMap = "name one in --config, or allow its folder wit
 // The file of that name in the folder that the operator allows, if it is there.
 std::optional<std::filesystem::path> allowed_file(const IncomingOptions& options,
                                                   const std::string& name) {
-  if (!options.allow_path || name.empty()) return std::nullopt;
+  // Names of other folders do not get through the manifest's decoder; nor would they here.
+  const bool plain = !name.empty() && name != "." && name != ".." && name.find('/') == name.npos;
+  if (!options.allow_path || !plain) return std::nullopt;
   auto path = *options.allow_path / name;
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return std::nullopt;

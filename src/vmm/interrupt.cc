@@ -14,6 +14,7 @@ static_assert(std::atomic<bool>::is_always_lock_free);
 }  // namespace
 
 void catch_interrupts() {
+  seen = false;
   struct sigaction action {};
   action.sa_handler = [](int) { seen = true; };
   for (const int signal : {SIGINT, SIGTERM}) {

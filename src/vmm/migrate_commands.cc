@@ -5,7 +5,9 @@
 
 #include <boost/json/serialize.hpp>
 
+#include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <ctime>
 #include <thread>
 #include <utility>
@@ -26,8 +28,6 @@ constexpr ControlClient::Timeout kReplyTimeout{30'000};
 constexpr std::chrono::milliseconds kPoll{100};
 // A line for a log now and then, where there is no terminal to keep one line up to date on.
 constexpr std::chrono::seconds kLineInterval{5};
-// The source asks the destination again by itself; after so long the operator is told.
-constexpr std::chrono::seconds kDoubtTolerated{15};
 constexpr std::string_view kInDoubt = "in doubt";  // the phase
 
 // A member that is a string; empty where there is none.
@@ -36,9 +36,15 @@ std::string text_of(const json::value& object, std::string_view key) {
   return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
 }
 
-// Shows how far a migration is, on standard error: one line kept up to date on a terminal.
+// Shows how far a migration is, on standard error: one line kept up to date on a terminal, else a
+// line for each phase and round, and one now and then in those that take long.
 class ProgressView {
  public:
+  ProgressView() = default;
+  ProgressView(const ProgressView&) = delete;
+  ProgressView& operator=(const ProgressView&) = delete;
+  ~ProgressView() { clear(); }
+
   void show(const json::value& progress) {
     const auto line = text_of(progress, "line");
     if (terminal_) {
@@ -46,14 +52,16 @@ class ProgressView {
       shown_ = true;
       return;
     }
-    const auto phase = text_of(progress, "phase");
+    const auto* round = find_member(progress, "round");
+    const std::pair stage(text_of(progress, "phase"), round != nullptr ? *round : json::value());
     const auto now = std::chrono::steady_clock::now();
-    if (phase == phase_ && now < next_line_) return;
-    phase_ = phase;
+    if (stage == stage_ && now < next_line_) return;
+    stage_ = stage;
     next_line_ = now + kLineInterval;
     ::fprintf(stderr, "%s\n", line.c_str());
   }
-  void end() {
+  // Makes room for other lines.
+  void clear() {
     if (shown_) ::fprintf(stderr, "\r\x1b[K");
     shown_ = false;
   }
@@ -61,7 +69,7 @@ class ProgressView {
  private:
   const bool terminal_ = ::isatty(STDERR_FILENO) != 0;
   bool shown_ = false;
-  std::string phase_;
+  std::pair<std::string, json::value> stage_;  // phase and round
   std::chrono::steady_clock::time_point next_line_;
 };
 
@@ -87,29 +95,59 @@ json::object start_parameters(const MigrateOptions& options) {
   return params;
 }
 
-// Waits for the end of a migration; its report.
-Result<json::value> follow(ControlClient& client, const std::string& id) {
+Result<migration::DecisionRecords> open_records() {
+  TRY(const auto folder, migration::default_records_folder());
+  return migration::DecisionRecords::open(folder);
+}
+
+// What it means that the guest's process has gone without telling how its migration went: its
+// record says how far it had come.
+Error explain_end(const Error& error, const std::string& id) {
+  const auto record = [&id]() -> Result<std::optional<migration::SourceRecord>> {
+    TRY(const auto parsed, migration::MigrationId::parse(id));
+    TRY(const auto records, open_records());
+    return records.source(parsed);
+  }();
+  using migration::SourceOutcome;
+  if (record && record.value()) {
+    const auto& [unused_id, guest, to, outcome, unused_time] = *record.value();
+    if (outcome == SourceOutcome::kDone) {
+      return make_error(ErrorKind::kFailed, "{} has moved to {}, but its process here ended early",
+                        guest, to);
+    }
+    if (outcome == SourceOutcome::kCommitted || outcome == SourceOutcome::kInDoubt) {
+      return make_error(ErrorKind::kInDoubt,
+                        "the process of {} has ended while it moved; vmm migration status {} at "
+                        "{} tells whether it runs there",
+                        guest, id, to);
+    }
+  }
+  return error;
+}
+
+// Waits for the end of a migration; its report, or why there is none.
+Result<json::value> follow(ControlClient& client, const std::string& id,
+                           std::chrono::milliseconds doubt_tolerated) {
   ProgressView view;
-  bool in_doubt = false;
-  auto doubt_since = std::chrono::steady_clock::now();
+  std::optional<std::chrono::steady_clock::time_point> doubt_since;
   bool cancelled = false;
   for (;;) {
     auto reply = client.call("migration.progress", {}, kReplyTimeout);
     if (!reply) {
-      view.end();
-      return reply;
+      // Other kinds are the end of the migration, as the process tells it.
+      const bool gone =
+          reply.error().kind() == ErrorKind::kFailed && reply.error().system_errno() != ETIMEDOUT;
+      return gone ? Result<json::value>(fail(explain_end(reply.error(), id))) : std::move(reply);
     }
     const auto* progress = find_member(reply.value(), "progress");
-    if (progress == nullptr) {
-      view.end();
-      return reply;
-    }
+    if (progress == nullptr) return reply;
     view.show(*progress);
     const auto now = std::chrono::steady_clock::now();
-    if (!std::exchange(in_doubt, text_of(*progress, "phase") == kInDoubt)) {
+    if (text_of(*progress, "phase") != kInDoubt) {
+      doubt_since.reset();
+    } else if (!doubt_since) {
       doubt_since = now;
-    } else if (in_doubt && now > doubt_since + kDoubtTolerated) {
-      view.end();
+    } else if (now - *doubt_since >= doubt_tolerated) {
       return fail(ErrorKind::kInDoubt,
                   "the destination does not say whether it runs the guest; vmm migration status {} "
                   "there tells, vmm migration resolve {} here decides",
@@ -118,6 +156,7 @@ Result<json::value> follow(ControlClient& client, const std::string& id) {
     if (interrupted() && !cancelled) {
       cancelled = true;
       if (const auto done = client.call("migration.cancel", {}, kReplyTimeout); !done) {
+        view.clear();
         log(LogLevel::kWarning, "{}", done.error().message());
       }
     }
@@ -125,10 +164,12 @@ Result<json::value> follow(ControlClient& client, const std::string& id) {
   }
 }
 
-json::value failure(const Error& error, const std::string& id) {
-  return json::value{{"result", error.kind() == ErrorKind::kInDoubt ? "in doubt" : "failed"},
-                     {"migration_id", id},
-                     {"error", error.message()}};
+// What --json ends with where there is no report.
+json::object failure(const Error& error, const std::string& id) {
+  std::string_view result = "failed";
+  if (error.kind() == ErrorKind::kInDoubt) result = "in-doubt";
+  if (error.kind() == ErrorKind::kInterrupted) result = "cancelled";
+  return {{"result", result}, {"migration_id", id}, {"error", error.message()}};
 }
 
 }  // namespace
@@ -138,9 +179,13 @@ Result<> migrate_guest(const MigrateOptions& options) {
   catch_interrupts();
   TRY(const auto started, client.call("migration.start", start_parameters(options), kReplyTimeout));
   const auto id = text_of(started, "migration_id");
-  auto end = follow(client, id);
+  auto end = follow(client, id, options.doubt_tolerated);
   if (!end) {
     if (options.json) print(json::serialize(failure(end.error(), id)) + "\n");
+    // Somebody else has cancelled it: this command was not interrupted, and has failed.
+    if (end.error().kind() == ErrorKind::kInterrupted && !interrupted()) {
+      return fail(ErrorKind::kMigration, "{}", end.error().message());
+    }
     return fail(std::move(end).error());
   }
   TRY(const auto* report, member(end.value(), "report"));
@@ -154,20 +199,16 @@ Result<> cancel_migration(const std::string& name) {
   return success();
 }
 
-namespace {
-
-Result<migration::DecisionRecords> open_records() {
-  TRY(const auto folder, migration::default_records_folder());
-  return migration::DecisionRecords::open(folder);
-}
-
-}  // namespace
-
 Result<> print_migration_status(const std::string& text, bool as_json) {
   TRY(const auto id, migration::MigrationId::parse(text));
   TRY(const auto records, open_records());
   TRY(const auto decision, records.lookup(id));
   TRY(const auto source, records.source(id));
+  if (!decision && !source) {
+    return fail(ErrorKind::kFailed,
+                "this host has no record of migration {}: its guest has not started here",
+                id.to_string());
+  }
   json::object object{
       {"migration_id", id.to_string()}, {"destination", nullptr}, {"source", nullptr}};
   std::string lines;
@@ -182,7 +223,6 @@ Result<> print_migration_status(const std::string& text, bool as_json) {
     lines += fmt::format("left here: {}, to {}: {}\n", source->guest, source->destination,
                          to_string(source->outcome));
   }
-  if (lines.empty()) lines = "this host has no record of it: it has not started here\n";
   print(as_json ? json::serialize(object) + "\n" : lines);
   return success();
 }
@@ -191,28 +231,29 @@ Result<> resolve_migration(const std::string& text, bool resume) {
   TRY(const auto id, migration::MigrationId::parse(text));
   TRY(const auto dir, runtime_dir());
   TRY(const auto names, guest_names(dir));
+  std::optional<Error> failure;
   for (const auto& name : names) {
     auto client = ControlClient::connect_path(dir / (name + ".sock"));
     if (!client) continue;  // a socket that a killed guest left behind
-    const auto progress = client.value().call("migration.progress", {}, kReplyTimeout);
-    if (!progress) continue;  // has never migrated
-    const auto* now = find_member(progress.value(), "progress");
-    if (now == nullptr || text_of(*now, "migration_id") != id.to_string()) continue;
-    TRY(client.value().call("migration.resolve", {{"id", id.to_string()}, {"resume", resume}},
-                            kReplyTimeout));
-    return success();
+    auto resolved = client.value().call(
+        "migration.resolve", {{"id", id.to_string()}, {"resume", resume}}, kReplyTimeout);
+    if (resolved) return success();
+    // A guest that is stuck does not keep the others from being asked.
+    auto error = std::move(resolved).error();
+    if (error.kind() != ErrorKind::kNoSuchGuest) failure = std::move(error).add_context(name);
   }
-  // On the host it went to: a migration that nothing is decided of never starts there.
-  if (!resume) {
-    TRY(auto records, open_records());
-    TRY(const auto outcome, records.decide(id, migration::Outcome::kDiscarded, std::time(nullptr)));
-    if (outcome == migration::Outcome::kStarted) {
-      return fail(ErrorKind::kFailed, "the guest of migration {} has started here", id.to_string());
-    }
-    return success();
+  if (failure) return fail(*failure);
+  if (resume) {
+    return fail(ErrorKind::kNoSuchGuest, "no guest here waits for the outcome of migration {}",
+                id.to_string());
   }
-  return fail(ErrorKind::kNoSuchGuest, "no guest here waits for the outcome of migration {}",
-              id.to_string());
+  // On the host it went to: what is recorded as discarded never starts there.
+  TRY(auto records, open_records());
+  TRY(const auto outcome, records.decide(id, migration::Outcome::kDiscarded, std::time(nullptr)));
+  if (outcome == migration::Outcome::kStarted) {
+    return fail(ErrorKind::kFailed, "the guest of migration {} has started here", id.to_string());
+  }
+  return success();
 }
 
 }  // namespace vmm

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -10,8 +11,8 @@ namespace vmm {
 
 // What `vmm migrate` is told; what is not given is left to the guest's process.
 struct MigrateOptions {
-  std::string name;
-  std::string to;
+  std::string name;  // empty: the only guest that runs
+  std::string to;    // host:port
   std::optional<std::uint64_t> downtime_limit_ms;
   std::optional<std::uint64_t> bandwidth_mib;  // MiB per second
   std::optional<std::uint64_t> channels;
@@ -25,17 +26,22 @@ struct MigrateOptions {
   bool verify = false;
   bool plaintext = false;
   bool json = false;
+  // The source asks the destination again by itself; after so long the operator is told.
+  std::chrono::milliseconds doubt_tolerated{15'000};
 };
 
-// Starts a migration and follows it to its end; an interrupt (Ctrl-C) cancels it. Errors are of
-// kind kMigration where the guest runs on here, kInDoubt where nobody here knows.
+// Starts a migration, follows it to its end and prints its report; an interrupt (Ctrl-C) cancels
+// it. Errors are of kind kMigration where the guest runs on here, kInterrupted where that is so
+// after an interrupt, kInDoubt where nobody here knows.
 [[nodiscard]] Result<> migrate_guest(const MigrateOptions& options);
 // Cancels the migration of a guest. An empty name means the only guest that runs.
 [[nodiscard]] Result<> cancel_migration(const std::string& name);
 
-// Prints what this host knows of a migration.
+// Prints what this host's records know of a migration; error (kFailed) where that is nothing.
 [[nodiscard]] Result<> print_migration_status(const std::string& id, bool as_json);
-// Decides a migration that is in doubt: the guest goes on here, or is given up.
+// Decides a migration that is in doubt: the guest goes on here, or is given up. Where no guest
+// waits for that, `resume` is an error (kNoSuchGuest), and giving it up keeps it from starting
+// here: an error (kFailed) where it has.
 [[nodiscard]] Result<> resolve_migration(const std::string& id, bool resume);
 
 }  // namespace vmm

@@ -21,7 +21,9 @@ std::string kernel_version() {
 Result<migration::Manifest> outgoing_manifest(const GuestConfig& config,
                                               const GuestResources& resources) {
   if (config.cpu.pmu) {
-    return fail(ErrorKind::kFailed, "CPU feature pmu: its state cannot be moved");
+    return fail(ErrorKind::kMigration,
+                "{} cannot move: the state of CPU feature pmu cannot be saved; boot it without",
+                config.name);
   }
   migration::Manifest manifest;
   manifest.guest = config.name;
@@ -36,10 +38,10 @@ Result<migration::Manifest> outgoing_manifest(const GuestConfig& config,
   for (std::size_t n = 0; n < config.disks.size(); ++n) {
     const auto& disk = config.disks[n];
     if (!disk.readonly && !disk.direct) {
-      return fail(
-          ErrorKind::kFailed,
-          "disk {} goes through this host's page cache; it can move with direct = true only",
-          disk.id);
+      return fail(ErrorKind::kMigration,
+                  "{} cannot move: disk {} is written through this host's page cache; boot it with "
+                  "direct = true",
+                  config.name, disk.id);
     }
     manifest.disks.push_back({disk.id, resources.disks[n]->size(), disk.readonly, disk.direct,
                               disk.serial, disk.path.filename().string()});

@@ -8,7 +8,7 @@
 namespace vmm {
 
 // What is known of a guest without asking KVM; id, CPU identity and the wishes of the migration are
-// left to be filled in. Error (kFailed) naming what cannot be moved: the performance monitor's
+// left to be filled in. Error (kMigration) naming what cannot be moved: the performance monitor's
 // state, and disks that are written to through this host's page cache, as the destination would not
 // see what is in there.
 [[nodiscard]] Result<migration::Manifest> outgoing_manifest(const GuestConfig& config,

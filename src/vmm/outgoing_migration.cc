@@ -23,11 +23,10 @@ constexpr std::chrono::seconds kLinger{3};
 constexpr std::chrono::milliseconds kShortestPeerTimeout{100};
 constexpr std::string_view kMigrated = "migrated";
 
-Result<migration::LogChoice> log_choice(const std::optional<std::string>& text) {
-  if (!text || *text == "auto") return migration::LogChoice::kAuto;
-  if (*text == "hw") return migration::LogChoice::kHardware;
-  if (*text == "wp") return migration::LogChoice::kWriteProtect;
-  return fail(ErrorKind::kUsage, "dirty_log is \"{}\", and not auto, hw or wp", *text);
+migration::LogChoice log_choice(std::optional<DirtyLogMode> mode) {
+  if (!mode) return migration::LogChoice::kAuto;
+  return *mode == DirtyLogMode::kHardware ? migration::LogChoice::kHardware
+                                          : migration::LogChoice::kWriteProtect;
 }
 
 Result<> parse_limits(const json::object& params, migration::PolicyLimits& limits) {
@@ -57,11 +56,12 @@ Result<> parse_limits(const json::object& params, migration::PolicyLimits& limit
 Result<SourceOptions> parse_options(const json::object& params) {
   SourceOptions options;
   TRY(parse_limits(params, options.limits));
-  TRY(const auto mode, optional_text(params, "dirty_log"));
-  TRY(options.limits.log, log_choice(mode));
+  TRY(const auto mode, optional_log_mode(params));
+  options.limits.log = log_choice(mode);
   TRY(options.require_hw, flag(params, "require_hw"));
   if (options.require_hw && options.limits.log == migration::LogChoice::kWriteProtect) {
-    return fail(ErrorKind::kUsage, "hardware logging is required, and write-protect asked for");
+    return fail(ErrorKind::kUsage,
+                "require_hw asks for hardware dirty logging, and dirty_log for write-protect");
   }
   TRY(options.verify, flag(params, "verify"));
   TRY(const auto channels, optional_number(params, "channels"));
@@ -170,8 +170,10 @@ Result<migration::Manifest> OutgoingMigration::manifest(const MovableMachine& ma
 }
 
 Result<json::value> OutgoingMigration::start(const json::object& params) {
-  if (session_)
-    return fail(ErrorKind::kFailed, "the guest is already migrating to {}", destination_);
+  if (session_) {
+    return fail(ErrorKind::kFailed, "{} is already migrating to {}; vmm cancel ends that",
+                config_.name, destination_);
+  }
   TRY(const auto to, optional_text(params, "to"));
   if (!to) return fail(ErrorKind::kUsage, "to is missing: where to migrate to");
   TRY(const auto plaintext, flag(params, "plaintext"));
@@ -243,7 +245,7 @@ json::object OutgoingMigration::progress_json() const {
 
 Result<json::value> OutgoingMigration::progress() {
   if (session_) return json::value{{"progress", progress_json()}};
-  if (!last_) return fail(ErrorKind::kFailed, "the guest has not been migrating");
+  if (!last_) return fail(ErrorKind::kFailed, "{} has not been migrating", config_.name);
   if (!*last_) return fail(last_->error());
   // Long enough for the reply to go out before the process ends.
   constexpr std::chrono::milliseconds kReplyTime{50};
@@ -252,7 +254,7 @@ Result<json::value> OutgoingMigration::progress() {
 }
 
 Result<json::value> OutgoingMigration::cancel() {
-  if (!session_) return fail(ErrorKind::kFailed, "the guest is not migrating");
+  if (!session_) return fail(ErrorKind::kFailed, "{} is not migrating", config_.name);
   TRY(session_->source.cancel());
   return json::value(json::object());
 }
@@ -261,7 +263,8 @@ Result<json::value> OutgoingMigration::resolve(const json::object& params) {
   TRY(const auto id, optional_text(params, "id"));
   TRY(const auto resume, flag(params, "resume"));
   if (!session_ || !id || *id != session_->source.id().to_string()) {
-    return fail(ErrorKind::kFailed, "this guest has no migration {}", id.value_or("without an id"));
+    return fail(ErrorKind::kNoSuchGuest, "{} has no migration {}", config_.name,
+                id.value_or("without an id"));
   }
   if (session_->source.state() != migration::SourceState::kInDoubt) {
     return fail(ErrorKind::kFailed, "the migration is not in doubt: {}",

@@ -65,9 +65,10 @@ Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
   migration::TcpAcceptor acceptor(listener);
   migration::Destination destination(acceptor, records, options.peer_timeout);
   log(LogLevel::kInfo, "waiting for a guest on {}", listener.address().text());
+  std::filesystem::path log_path;
   if (detached != nullptr) {
     TRY(const auto dir, runtime_dir());
-    const auto log_path = dir / fmt::format("receive-{}.log", ::getpid());
+    log_path = dir / fmt::format("receive-{}.log", ::getpid());
     TRY(detached->redirect(log_path));
     if (!log_to_file(log_path, LogLevel::kInfo)) {
       return fail(ErrorKind::kFailed, "cannot open {}", log_path.string());
@@ -84,7 +85,10 @@ Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
     }
     IncomingMigration migration(*process.value(), destination, manifest.paused);
     TRY(migration.start());
-    return process.value()->run(false);
+    auto ended = process.value()->run(false);
+    // Nobody needs the log of a guest that ended well.
+    if (ended && detached != nullptr) static_cast<void>(::unlink(log_path.c_str()));
+    return ended;
   }
 }
 
