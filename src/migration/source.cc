@@ -1,5 +1,6 @@
 #include "migration/source.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <utility>
@@ -383,7 +384,8 @@ Result<> Source::rehearse() {
   TRY(const auto rehearsed, receive<Rehearsed>());
   rehearsal_.save = nanoseconds(saved - begun);
   rehearsal_.restore = Nanoseconds(rehearsed.restore_ns);
-  rehearsal_.transfer = nanoseconds(Clock::now() - saved) - rehearsal_.restore;
+  rehearsal_.transfer =
+      std::max(nanoseconds(Clock::now() - saved) - rehearsal_.restore, Nanoseconds(0));
   return success();
 }
 
@@ -413,13 +415,16 @@ Result<> Source::stop_and_copy() {
   TRY(link_->send(State{std::move(state)}));
   TRY(receive<RoundAck>());
   const auto sent = Clock::now();
-  report_.parts.send = nanoseconds(sent - harvested);
   report_.rounds.push_back({round_, mode_, dirty_pages_, counters.bytes, counters.zero_pages,
                             nanoseconds(sent - harvested), report_.parts.harvest,
                             tracker_->clear_time() - cleared});
   TRY(const auto prepared, receive<Prepared>());
-  report_.parts.restore = Nanoseconds(prepared.restore_ns);
-  report_.parts.transfer = nanoseconds(Clock::now() - sent) - report_.parts.restore;
+  const auto waited = nanoseconds(Clock::now() - harvested);
+  // The destination restores as soon as it has everything, which may be before this side has read
+  // that it does.
+  report_.parts.restore = std::min(Nanoseconds(prepared.restore_ns), waited);
+  report_.parts.send = std::min(nanoseconds(sent - harvested), waited - report_.parts.restore);
+  report_.parts.transfer = waited - report_.parts.restore - report_.parts.send;
   if (options_.verify) {
     TRY(compare_digests());
   }

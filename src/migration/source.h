@@ -132,7 +132,6 @@ class Source {
   bool paused_ = false;
   bool recorded_ = false;  // that the guest may be elsewhere
   bool released_ = false;
-  bool recorded_ = false;  // that the guest may be elsewhere
   Clock::time_point begun_;
   Clock::time_point paused_at_;
   MigrationReport report_;
