@@ -16,8 +16,9 @@ from guests import VmmHost, guest_config, table
 TAP = "rate0"
 ADDRESS = "10.77.0.1"
 TOLERANCE = 0.05
-# From here to the beginning of a measurement in the host.
-STARTING_S = 0.1
+# A measurement begins within this time of the command's start. A guest on a busy machine writes more
+# in one second than in another, and so must have written between the least and the most of these.
+STARTS_S = [number / 20 for number in range(13)]
 INTERVAL_MS = 1000
 # At a low rate, what the guest's kernel writes to besides is not small, and differs from second to
 # second: hence more of them.
@@ -95,13 +96,13 @@ def test_it_agrees_with_what_the_guest_counts(
     guest.stop_workload()
     guest.start_workload(f"{options} --rate {rate}")
     time.sleep(0.5)
-    begin = time.time() + STARTING_S
+    begin = time.time()
     found = measure(rate_host, mode, count * INTERVAL_MS)
     assert found["mode"] == mode and len(found["intervals"]) == count
-    lines = guest.workload_lines_until(begin + count * INTERVAL_MS / 1000, ahead)
-    own = unique_pages(lines, begin, count)
+    lines = guest.workload_lines_until(begin + STARTS_S[-1] + count * INTERVAL_MS / 1000, ahead)
+    own = [sum(unique_pages(lines, begin + start, count)) for start in STARTS_S]
     got = sum(found["intervals"]) - sum(besides)
-    assert got == pytest.approx(sum(own), rel=TOLERANCE), (found, besides, own)
+    assert (1 - TOLERANCE) * min(own) <= got <= (1 + TOLERANCE) * max(own), (found, besides, own)
     assert log_is_off(guest)
 
 
