@@ -110,7 +110,7 @@ BASELINE = [
     Selftest("aarch64/hypercalls"),
     Selftest("aarch64/vcpu_width_config"),
     Selftest("aarch64/vpmu_counter_access"),
-    Selftest("aarch64/debug-exceptions"),
+    Selftest("aarch64/debug-exceptions", seconds=180),
     Selftest("aarch64/no-vgic-v3"),
     Selftest("set_memory_region_test"),
     Selftest("steal_time"),
@@ -118,14 +118,14 @@ BASELINE = [
     Selftest("kvm_create_max_vcpus"),
     Selftest("guest_print_test"),
     Selftest("coalesced_io_test"),
-    Selftest("dirty_log_test", "-m 3 -i 6 -I 20", seconds=180),
-    Selftest("dirty_log_test", "-m 4 -i 6 -I 20", seconds=180),
+    Selftest("dirty_log_test", "-m 3 -i 6 -I 20", seconds=480),
+    Selftest("dirty_log_test", "-m 4 -i 6 -I 20", seconds=480),
     Selftest("dirty_log_perf_test", "-m 3 -b 64M -v 2"),
     Selftest("kvm_page_table_test", "-m 3 -b 64M -v 2", seconds=120),
     Selftest("demand_paging_test", "-m 3 -b 64M -v 2", seconds=120),
     Selftest("memslot_perf_test", "-l 1 -s 256 -d", seconds=180),
     Selftest("memslot_modification_stress_test", "-m 3 -b 64M -v 2 -i 20", seconds=120),
-    Selftest("rseq_test", seconds=180),
+    Selftest("rseq_test", seconds=480),
 ]
 # Those that pass in protected mode without the series, as far as they were tried.
 PROTECTED_BASELINE = [
