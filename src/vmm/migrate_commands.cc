@@ -129,7 +129,7 @@ Error explain_end(const Error& error, const std::string& id) {
 Result<json::value> follow(ControlClient& client, const std::string& id,
                            std::chrono::milliseconds doubt_tolerated) {
   ProgressView view;
-  std::optional<std::chrono::steady_clock::time_point> doubt_since;
+  auto clear_until = std::chrono::steady_clock::now();  // the last time there was no doubt
   bool cancelled = false;
   for (;;) {
     auto reply = client.call("migration.progress", {}, kReplyTimeout);
@@ -144,10 +144,8 @@ Result<json::value> follow(ControlClient& client, const std::string& id,
     view.show(*progress);
     const auto now = std::chrono::steady_clock::now();
     if (text_of(*progress, "phase") != kInDoubt) {
-      doubt_since.reset();
-    } else if (!doubt_since) {
-      doubt_since = now;
-    } else if (now - *doubt_since >= doubt_tolerated) {
+      clear_until = now;
+    } else if (now - clear_until >= doubt_tolerated) {
       return fail(ErrorKind::kInDoubt,
                   "the destination does not say whether it runs the guest; vmm migration status {} "
                   "there tells, vmm migration resolve {} here decides",
