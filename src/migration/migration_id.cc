@@ -30,7 +30,8 @@ Result<MigrationId> MigrationId::random() {
 
 Result<MigrationId> MigrationId::parse(std::string_view text) {
   if (text.size() != 2 * kBytes || text.find_first_not_of(kDigits) != std::string_view::npos) {
-    return fail(ErrorKind::kUsage, "a migration id is {} hexadecimal digits in lower case",
+    return fail(ErrorKind::kUsage,
+                "'{}' is not a migration id: want {} hexadecimal digits, a to f small", text,
                 2 * kBytes);
   }
   MigrationId id;

@@ -7,96 +7,19 @@
 #include <thread>
 #include <vector>
 
+#include "guest_rig.h"
 #include "virtio_rig.h"
-#include "vmm_support.h"
 
 namespace vmm {
 namespace {
 
 using namespace std::chrono_literals;
 
-// What a machine was told, in one word each; it outlives the machine.
-using Log = std::vector<std::string>;
-
-class FakeMachine final : public Machine {
- public:
-  FakeMachine(Log& log, std::string& uart, std::string& hvc, virtio::Balloon* balloon)
-      : log_(log), uart_(uart), hvc_(hvc), balloon_(balloon) {
-    log_.push_back("new");
-  }
-  ~FakeMachine() override { log_.push_back("gone"); }
-
-  void resume() override { log_.push_back("resume"); }
-  void pause() override { log_.push_back("pause"); }
-  void set_power_key(bool pressed) override { log_.push_back(pressed ? "press" : "release"); }
-  std::size_t serial_input(std::span<const std::byte> bytes) override {
-    uart_ += text_of(bytes);
-    return bytes.size();
-  }
-  std::size_t virtio_console_input(std::span<const std::byte> bytes) override {
-    hvc_ += text_of(bytes);
-    return bytes.size();
-  }
-  void set_console_size(std::uint16_t cols, std::uint16_t rows) override {
-    log_.push_back(fmt::format("{}x{}", cols, rows));
-  }
-  virtio::Balloon* balloon() override { return balloon_; }
-  MovableMachine& movable() override { std::abort(); }  // no test of these moves it
-  std::vector<VcpuStats> vcpu_stats() const override { return std::vector<VcpuStats>(2); }
-  std::vector<DeviceStats> device_stats() const override { return std::vector<DeviceStats>(3); }
-
- private:
-  Log& log_;
-  std::string& uart_;
-  std::string& hvc_;
-  virtio::Balloon* balloon_;
-};
-
-class Recorder final : public ConsoleListener {
- public:
-  void console_output(std::span<const std::byte> bytes) override { text += text_of(bytes); }
-  std::string text;
-};
-
-// A guest with fake machines; `handlers` are their ways to report events.
-struct Fixture {
-  Fixture()
-      : guest(
-            loop, console, &virtio_console,
-            [this](Machine::EventHandler on_event) -> Result<std::unique_ptr<Machine>> {
-              if (factory_fails) return fail(ErrorKind::kHost, "no memory left");
-              handlers.push_back(std::move(on_event));
-              return std::unique_ptr<Machine>(new FakeMachine(log, uart, hvc, balloon));
-            },
-            [this](Result<> result) { ends.push_back(std::move(result)); }) {}
-
-  void poll() {
-    loop.restart();
-    loop.poll();
-  }
-  void send(VcpuEvent event) {
-    handlers.back()(std::move(event));
-    poll();
-  }
-
-  boost::asio::io_context loop;
-  Console console{loop};
-  Console virtio_console{loop};
-  virtio::Balloon* balloon = nullptr;  // of the machine that is made next
-  bool factory_fails = false;
-  std::vector<Machine::EventHandler> handlers;
-  Log log;
-  std::string uart;
-  std::string hvc;
-  std::vector<Result<>> ends;
-  Guest guest;
-};
-
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 TEST(GuestTest, StartMakesAMachineAndRunsIt) {
-  Fixture f;
+  GuestRig f;
   EXPECT_TRUE(f.guest.start());
   EXPECT_THAT(f.log, ElementsAre("new", "resume"));
   EXPECT_EQ(f.guest.state(), GuestState::kRunning);
@@ -106,7 +29,7 @@ TEST(GuestTest, StartMakesAMachineAndRunsIt) {
 }
 
 TEST(GuestTest, AMachineThatCannotBeMadeFailsTheStart) {
-  Fixture f;
+  GuestRig f;
   f.factory_fails = true;
   expect_error(f.guest.start(), ErrorKind::kHost, "no memory left");
   EXPECT_THAT(f.ends, IsEmpty());
@@ -120,13 +43,13 @@ struct Transition {
   Input input;
   GuestState to;
   bool accepted;       // commands: succeeded
-  Log machine;         // what the machines were told
+  MachineLog machine;  // what the machines were told
   const char* ending;  // words of the end's error, "" for a good end, null where it did not end
 };
 
 class TransitionTest : public ::testing::TestWithParam<Transition> {
  protected:
-  static bool apply(Fixture& f, Input input) {
+  static bool apply(GuestRig& f, Input input) {
     switch (input) {
       case Input::kPause:
         return f.guest.pause().has_value();
@@ -156,7 +79,7 @@ class TransitionTest : public ::testing::TestWithParam<Transition> {
 
 TEST_P(TransitionTest, IsAsDrawn) {
   const auto& expected = GetParam();
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   if (expected.from == GuestState::kPaused) {
     ASSERT_TRUE(f.guest.pause());
@@ -223,7 +146,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& test) { return test.param.name; });
 
 TEST(GuestTest, EventsOfAMachineThatIsGoneAreIgnored) {
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   // Two vCPUs report; the second event is still queued when the first one makes a new machine.
   f.handlers[0](GuestEvent::kReset);
@@ -242,7 +165,7 @@ TEST(GuestTest, EventsOfAMachineThatIsGoneAreIgnored) {
 }
 
 TEST(GuestTest, EventsOfVcpuThreadsArriveOnTheLoop) {
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   std::thread vcpu([&] { f.handlers[0](GuestEvent::kShutdown); });
   vcpu.join();
@@ -252,7 +175,7 @@ TEST(GuestTest, EventsOfVcpuThreadsArriveOnTheLoop) {
 }
 
 TEST(GuestTest, ARebootThatFailsEndsTheGuest) {
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   f.factory_fails = true;
   f.send(GuestEvent::kReset);
@@ -264,7 +187,7 @@ TEST(GuestTest, ARebootThatFailsEndsTheGuest) {
 }
 
 TEST(GuestTest, ThePowerKeyIsReleasedAgain) {
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   f.log.clear();
   EXPECT_TRUE(f.guest.press_power_key());
@@ -276,7 +199,7 @@ TEST(GuestTest, ThePowerKeyIsReleasedAgain) {
 }
 
 TEST(GuestTest, AKeyPressedTwiceIsReleasedOnce) {
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   f.log.clear();
   EXPECT_TRUE(f.guest.press_power_key());
@@ -287,7 +210,7 @@ TEST(GuestTest, AKeyPressedTwiceIsReleasedOnce) {
 
 TEST(GuestTest, AKeyHeldDownAtTheEndOrARebootConcernsNoOtherMachine) {
   for (const auto event : {GuestEvent::kShutdown, GuestEvent::kReset}) {
-    Fixture f;
+    GuestRig f;
     ASSERT_TRUE(f.guest.start());
     EXPECT_TRUE(f.guest.press_power_key());
     f.handlers.back()(event);
@@ -298,7 +221,7 @@ TEST(GuestTest, AKeyHeldDownAtTheEndOrARebootConcernsNoOtherMachine) {
 }
 
 TEST(GuestTest, TheConsoleIsConnectedToThePresentMachine) {
-  Fixture f;
+  GuestRig f;
   f.console.input(bytes_of("early "));
   ASSERT_TRUE(f.guest.start());
   f.console.input(bytes_of("one "));
@@ -313,7 +236,7 @@ TEST(GuestTest, TheConsoleIsConnectedToThePresentMachine) {
 }
 
 TEST(GuestTest, TheLastOutputIsHandedOverBeforeTheEnd) {
-  Fixture f;
+  GuestRig f;
   Recorder listener;
   f.console.attach(listener);
   f.virtio_console.attach(listener);
@@ -332,7 +255,7 @@ TEST(GuestTest, TheLastOutputIsHandedOverBeforeTheEnd) {
 }
 
 TEST(GuestTest, TheVirtioConsoleIsConnectedToThePresentMachineWithItsSize) {
-  Fixture f;
+  GuestRig f;
   f.virtio_console.resize({132, 43});
   f.virtio_console.input(bytes_of("early "));
   ASSERT_TRUE(f.guest.start());
@@ -351,7 +274,7 @@ TEST(GuestTest, TheVirtioConsoleIsConnectedToThePresentMachineWithItsSize) {
 }
 
 TEST(GuestTest, BalloonCommandsWithoutABalloonAreErrors) {
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   expect_error(f.guest.set_balloon_target(1 << 20), ErrorKind::kFailed, "has no balloon");
   expect_error(f.guest.set_balloon_period(1s), ErrorKind::kFailed, "has no balloon");
@@ -363,7 +286,7 @@ TEST(GuestTest, BalloonCommandsWithoutABalloonAreErrors) {
 TEST(GuestTest, WhatTheBalloonIsAskedForHoldsOverReboots) {
   virtio::VirtioRig first;
   virtio::VirtioRig second;
-  Fixture f;
+  GuestRig f;
   const auto put = [&f](virtio::VirtioRig& rig) {
     rig.attach(std::make_unique<virtio::Balloon>(rig.memory, rig.loop));
     f.balloon = dynamic_cast<virtio::Balloon*>(&rig.transport->device());
@@ -380,7 +303,7 @@ TEST(GuestTest, WhatTheBalloonIsAskedForHoldsOverReboots) {
 }
 
 TEST(GuestTest, AGuestThatGoesWithEventsQueuedLeavesNothingBehind) {
-  Fixture f;
+  GuestRig f;
   ASSERT_TRUE(f.guest.start());
   EXPECT_TRUE(f.guest.press_power_key());
   f.handlers[0](GuestEvent::kReset);
