@@ -216,9 +216,11 @@ TEST(ControlLinkTest, KeepsMessagesOfSeveralThreadsWhole) {
     });
   }
   for (int n = 0; n < 40; ++n) {
-    const auto received = theirs.receive(kLong).value();
-    const auto i = received->payload.size() - 10'000;
-    EXPECT_EQ(received->payload, bytes(10'000 + i, static_cast<unsigned>(i)));
+    const auto received = theirs.receive(kLong);
+    ASSERT_TRUE(received && received.value());
+    const auto& payload = received.value()->payload;
+    const auto i = payload.size() - 10'000;
+    EXPECT_EQ(payload, bytes(10'000 + i, static_cast<unsigned>(i)));
   }
 }
 

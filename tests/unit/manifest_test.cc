@@ -68,7 +68,7 @@ TEST(ManifestTest, WhatNoGuestCanBeIsRefusedByNameOnBothSides) {
       {"disk.file_name", [](M& m) { m.disks[0].file_name = "/etc/shadow"; }},
       {"disk.file_name", [](M& m) { m.disks[0].file_name = "a/b"; }},
       {"disk.file_name", [](M& m) { m.disks[0].file_name = ".."; }},
-      {"disk.file_name", [](M& m) { m.disks[0].file_name = "."; }},
+      {"disk.file_name", [](M& m) { m.disks[0].file_name.assign(1, '.'); }},
       {"disk.file_name", [](M& m) { m.disks[0].file_name = ""; }},
       {"disk.file_name", [](M& m) { m.disks[0].file_name = std::string("a\0b", 3); }},
       {"disk.file_name", [](M& m) { m.disks[0].file_name = "a\x1b[2J"; }},
