@@ -8,26 +8,6 @@
 #include "base/log.h"
 
 namespace vmm::migration {
-namespace {
-
-// Between two questions to a destination whose decision is not known.
-constexpr std::chrono::seconds kAskInterval{1};
-// A digest takes as long as memory and CPU make it; a peer that has died is noticed by the link.
-constexpr std::chrono::minutes kVerifyTimeout{30};
-// Disks that are slow to open, and a record that is slow to be durable. Whoever is dead is noticed
-// by the link.
-constexpr std::chrono::minutes kStartTimeout{1};
-// For a destination that has closed its data channels to say why.
-constexpr std::chrono::milliseconds kLastWords{500};
-
-using Duration = std::chrono::steady_clock::duration;
-
-Nanoseconds nanoseconds(Duration duration) {
-  return std::chrono::duration_cast<Nanoseconds>(duration);
-}
-
-}  // namespace
-
 Source::Source(SourceGuest& guest, Connector& connector, DecisionRecords& records,
                Manifest manifest, std::string destination, const SourceOptions& options)
     : guest_(guest),
@@ -48,7 +28,7 @@ Result<MigrationReport> Source::run() {
   if (moved && !options_.control_run) {
     keep_record(SourceOutcome::kDone);
     report_.result = "migrated";
-    report_.total = nanoseconds(Clock::now() - begun_);
+    report_.total = Clock::now() - begun_;
     return report_;
   }
   if (moved) {
@@ -56,7 +36,7 @@ Result<MigrationReport> Source::run() {
     static_cast<void>(link_->send(Cancel{"it was a control run"}));
     take_back();
     report_.result = "control-run";
-    report_.total = nanoseconds(Clock::now() - begun_);
+    report_.total = Clock::now() - begun_;
     return report_;
   }
   Error error = std::move(moved).error();
@@ -180,7 +160,7 @@ Result<> Source::connect() {
   advance(SourceEvent::kConnected);
   TRY(link_->send(ManifestMessage{manifest_}));
   // Building a machine takes its time: what has died is noticed by the link.
-  TRY(auto reply, link_->receive(kVerifyTimeout));
+  TRY(auto reply, link_->receive(kWorkTimeout));
   if (const auto* refusal = std::get_if<Refuse>(&reply)) {
     return fail(ErrorKind::kMigration, "{} refuses the guest: {}", destination_, refusal->text);
   }
@@ -286,8 +266,7 @@ Result<> Source::precopy() {
       TRY(check_hardware_log());
       TRY(rehearse());
     }
-    const auto decision =
-        policy_->after_round(facts, rehearsal_, nanoseconds(Clock::now() - begun_));
+    const auto decision = policy_->after_round(facts, rehearsal_, Clock::now() - begun_);
     log(LogLevel::kInfo, "migration {}: round {}: {}", manifest_.id.to_string(), facts.n,
         decision.reason);
     switch (decision.action) {
@@ -325,14 +304,14 @@ Result<RoundFacts> Source::send_round() {
     return fail(ErrorKind::kMigration, "the peer acknowledged round {} instead of {}", ack.round,
                 round_);
   }
-  facts.duration = nanoseconds(Clock::now() - begun);
+  facts.duration = Clock::now() - begun;
   facts.clear_time = tracker_->clear_time() - cleared;
   facts.pages_sent = counters.pages;
   facts.zero_pages = counters.zero_pages;
   facts.bytes_sent = counters.bytes;
   const auto harvest = Clock::now();
   TRY(dirty_pages_, tracker_->harvest());
-  facts.get_time = nanoseconds(Clock::now() - harvest);
+  facts.get_time = Clock::now() - harvest;
   facts.dirty_at_end = dirty_pages_;
   report_.rounds.push_back({facts.n, facts.mode, facts.pages_dirty_at_start, facts.bytes_sent,
                             facts.zero_pages, facts.duration, facts.get_time, facts.clear_time});
@@ -382,176 +361,10 @@ Result<> Source::rehearse() {
   if (!state) return fail(std::move(state).error());
   TRY(link_->send(Rehearse{std::move(state).value()}));
   TRY(const auto rehearsed, receive<Rehearsed>());
-  rehearsal_.save = nanoseconds(saved - begun);
+  rehearsal_.save = saved - begun;
   rehearsal_.restore = Nanoseconds(rehearsed.restore_ns);
-  rehearsal_.transfer =
-      std::max(nanoseconds(Clock::now() - saved) - rehearsal_.restore, Nanoseconds(0));
+  rehearsal_.transfer = std::max(Clock::now() - saved - rehearsal_.restore, Nanoseconds(0));
   return success();
-}
-
-// --- The guest stands still ---
-
-Result<> Source::stop_and_copy() {
-  TRY(check_cancelled());
-  // Should this process die, the operator finds out here that the guest may be elsewhere.
-  keep_record(SourceOutcome::kCommitted);
-  recorded_ = true;
-  paused_at_ = Clock::now();
-  TRY(guest_.pause());
-  paused_ = true;
-  advance(SourceEvent::kGuestPaused);
-  const auto stopped = Clock::now();
-  report_.parts.pause = nanoseconds(stopped - paused_at_);
-  TRY(auto state, guest_.save());
-  const auto saved = Clock::now();
-  report_.parts.save = nanoseconds(saved - stopped);
-  // After everything is saved, so that what devices wrote until then is found, too.
-  TRY(dirty_pages_, tracker_->harvest());
-  const auto harvested = Clock::now();
-  report_.parts.harvest = nanoseconds(harvested - saved);
-
-  const auto cleared = tracker_->clear_time();
-  TRY(const auto counters, send_pages());
-  TRY(link_->send(State{std::move(state)}));
-  TRY(receive<RoundAck>());
-  const auto sent = Clock::now();
-  report_.rounds.push_back({round_, mode_, dirty_pages_, counters.bytes, counters.zero_pages,
-                            nanoseconds(sent - harvested), report_.parts.harvest,
-                            tracker_->clear_time() - cleared});
-  TRY(const auto prepared, receive<Prepared>());
-  const auto waited = nanoseconds(Clock::now() - harvested);
-  // The destination restores as soon as it has everything, which may be before this side has read
-  // that it does.
-  report_.parts.restore = std::min(Nanoseconds(prepared.restore_ns), waited);
-  report_.parts.send = std::min(nanoseconds(sent - harvested), waited - report_.parts.restore);
-  report_.parts.transfer = waited - report_.parts.restore - report_.parts.send;
-  if (options_.verify) {
-    TRY(compare_digests());
-  }
-  advance(SourceEvent::kPeerPrepared);
-  return success();
-}
-
-Result<> Source::compare_digests() {
-  const auto begun = Clock::now();
-  TRY(link_->send(Verify{}));
-  TRY(const auto ours, memory_digest(guest_.memory(), *pagemap_, digest_control_));
-  TRY(const auto theirs, expect<Digest>(link_->receive(kVerifyTimeout)));
-  report_.verify = MigrationReport::Verify{to_string(ours), to_string(theirs.sha256),
-                                           nanoseconds(Clock::now() - begun)};
-  if (ours == theirs.sha256) return success();
-  return fail(ErrorKind::kMigration, "guest memory differs: SHA-256 {} here, {} at {}",
-              report_.verify->source, report_.verify->destination, destination_);
-}
-
-Result<> Source::commit() {
-  TRY(check_cancelled());
-  TRY(guest_.release_disks());
-  released_ = true;
-  // Flushing may have taken long, and this is the last moment for a cancel.
-  TRY(check_cancelled());
-  advance(SourceEvent::kDisksReleased);
-  const auto released = Clock::now();
-  // From here on the destination may run the guest, whatever happens to this message.
-  {
-    // Who was told that it is cancelled is right.
-    const std::lock_guard lock(mutex_);
-    if (cancelled_) return fail(ErrorKind::kInterrupted, "the migration was cancelled");
-    enter(SourceEvent::kCommitting);
-  }
-  const auto paused = nanoseconds(Clock::now() - paused_at_);
-  TRY(link_->send(Commit{static_cast<std::uint64_t>(paused.count())}));
-  TRY(auto reply, link_->receive(kStartTimeout));
-  if (const auto* discarded = std::get_if<Discarded>(&reply)) {
-    advance(SourceEvent::kPeerDiscarded);
-    return fail(ErrorKind::kMigration, "{} could not start the guest: {}", destination_,
-                discarded->text);
-  }
-  TRY(expect<Started>(std::move(reply)));
-  advance(SourceEvent::kPeerStarted);
-  const auto started = Clock::now();
-  report_.parts.resume = nanoseconds(started - released);
-  report_.downtime = nanoseconds(started - paused_at_);
-  if (report_.verify) report_.downtime -= report_.verify->time;
-  // That it has heard is for the destination's peace of mind only.
-  static_cast<void>(link_->send(Done{}));
-  return success();
-}
-
-// --- When it did not work ---
-
-void Source::take_back() {
-  if (tracker_) {
-    if (const auto stopped = tracker_->stop(); !stopped) {
-      log(LogLevel::kError, "dirty logging stays on: {}", stopped.error().message());
-    }
-  }
-  while (released_) {
-    const auto taken = guest_.reacquire_disks();
-    if (taken) break;
-    log(LogLevel::kError, "the guest waits for its disks: {}", taken.error().message());
-    std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, kAskInterval, [this] { return abandoned_; })) return;
-  }
-  if (recorded_) keep_record(SourceOutcome::kResumed);
-  if (paused_) {
-    if (const auto resumed = guest_.resume(); !resumed) {
-      log(LogLevel::kError, "the guest stays paused: {}", resumed.error().message());
-    }
-  }
-  // Now that the guest is served: the destination, which was told why, goes first, so that it does
-  // not take the end of a data channel for the cause.
-  if (link_) static_cast<void>(link_->last_words(kLastWords));
-  const std::lock_guard lock(mutex_);
-  if (sender_) sender_->interrupt();
-  if (link_) link_->interrupt();
-}
-
-Result<MigrationReport> Source::settle_doubt() {
-  guest_.mark_in_doubt();
-  keep_record(SourceOutcome::kInDoubt);
-  link_->interrupt();
-  for (;;) {
-    const auto outcome = ask_outcome();
-    std::optional<bool> resolution;
-    {
-      std::unique_lock lock(mutex_);
-      if (!outcome) {
-        changed_.wait_for(lock, kAskInterval, [this] { return resolution_ || abandoned_; });
-      }
-      if (abandoned_)
-        return fail(ErrorKind::kInDoubt, "whether the guest runs elsewhere is in doubt");
-      resolution = resolution_;
-    }
-    if (outcome ? outcome.value() == Outcome::kStarted : resolution == false) {
-      advance(outcome ? SourceEvent::kPeerStarted : SourceEvent::kResolvedDiscard);
-      keep_record(outcome ? SourceOutcome::kDone : SourceOutcome::kDiscarded);
-      report_.result = "migrated";
-      report_.total = nanoseconds(Clock::now() - begun_);
-      report_.downtime = nanoseconds(Clock::now() - paused_at_);
-      return report_;
-    }
-    if (!outcome && !resolution) continue;
-    advance(outcome ? SourceEvent::kPeerDiscarded : SourceEvent::kResolvedResume);
-    take_back();
-    return fail(ErrorKind::kMigration, "{} did not start the guest; the guest runs on here",
-                destination_);
-  }
-}
-
-Result<Outcome> Source::ask_outcome() {
-  TRY(auto channel, open({.kind = ConnectionKind::kQuery, .id = manifest_.id}, kPreambleTimeout));
-  set_link(std::make_unique<PeerLink>(std::move(channel), kPreambleTimeout));
-  TRY(const auto answer, expect<OutcomeMessage>(link_->receive(kPreambleTimeout)));
-  link_->interrupt();
-  return answer.outcome;
-}
-
-void Source::keep_record(SourceOutcome outcome) {
-  const auto kept =
-      records_.put({manifest_.id, manifest_.guest, destination_, outcome, std::time(nullptr)});
-  // The record is for the operator's eyes: what decides is the destination's.
-  if (!kept) log(LogLevel::kWarning, "migration record: {}", kept.error().message());
 }
 
 }  // namespace vmm::migration

@@ -68,6 +68,12 @@ class Source {
  private:
   using Clock = std::chrono::steady_clock;
 
+  // A digest, or building a machine, takes as long as memory and CPU make it; a peer that has died
+  // is noticed by the link.
+  static constexpr std::chrono::minutes kWorkTimeout{30};
+  // For a destination that has closed its data channels to say why.
+  static constexpr std::chrono::milliseconds kLastWords{500};
+
   // The way to the hand-over, step by step.
   [[nodiscard]] Result<> move();
   [[nodiscard]] Result<> connect();

@@ -93,7 +93,7 @@ Result<GuestConfig> incoming_config(const Manifest& manifest, const IncomingOpti
   TRY(check_machine(manifest));
   GuestConfig config;
   config.name = options.name.value_or(manifest.guest);
-  TRY(check_guest_name(config.name));
+  TRY(with_context(check_guest_name(config.name), "name of the guest"));
   config.vcpus = manifest.vcpus;
   config.memory = manifest.memory;
   config.hugetlb = manifest.hugetlb;

@@ -119,9 +119,9 @@ struct Refusal {
   std::vector<const char*> words;
 };
 
-class RefusalTest : public ::testing::TestWithParam<Refusal> {};
+class IncomingRefusalTest : public ::testing::TestWithParam<Refusal> {};
 
-TEST_P(RefusalTest, NamesWhatIsWrong) {
+TEST_P(IncomingRefusalTest, NamesWhatIsWrong) {
   auto wanted = manifest();
   IncomingOptions options{local_config(), {}, {}};
   GetParam().change(wanted, options);
@@ -130,7 +130,7 @@ TEST_P(RefusalTest, NamesWhatIsWrong) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, RefusalTest,
+    All, IncomingRefusalTest,
     ::testing::Values(Refusal{"machine_version",
                               [](auto& manifest, auto&) { manifest.machine_version = 77; },
                               ErrorKind::kHost,
