@@ -96,17 +96,21 @@ Result<> KvmDirtyLog::turn_on(DirtyLogMode mode) {
   // The mode first: with all pages set there is nothing to arm or protect before the first clear.
   TRY(request_mode(mode));
   TRY(set_slot(true));
-  TRY(const auto found, mode_in_force());
-  if (found != mode) {
-    return fail(ErrorKind::kHost, "dirty logging is in mode {} where {} was asked for",
-                to_string(found), to_string(mode));
-  }
-  return success();
+  return expect_mode(mode);
 }
 
 Result<> KvmDirtyLog::set_mode(DirtyLogMode mode) {
   if (!on_) return fail(ErrorKind::kHost, "the dirty log is off and has no mode");
-  return request_mode(mode);
+  TRY(request_mode(mode));
+  return expect_mode(mode);
+}
+
+// A request that succeeds and has no effect would lose every write: the kernel itself is asked.
+Result<> KvmDirtyLog::expect_mode(DirtyLogMode mode) const {
+  TRY(const auto found, mode_in_force());
+  if (found == mode) return success();
+  return fail(ErrorKind::kHost, "dirty logging is in mode {} where {} was asked for",
+              to_string(found), to_string(mode));
 }
 
 Result<DirtyLogMode> KvmDirtyLog::mode_in_force() const {
@@ -164,14 +168,7 @@ Result<std::uint64_t> KvmDirtyLog::statistic(std::string_view name) const {
 }
 
 Result<> KvmDirtyLog::set_slot(bool logging) {
-  kvm_userspace_memory_region region{};
-  region.slot = slot_;
-  region.flags = logging ? KVM_MEM_LOG_DIRTY_PAGES : 0;
-  region.guest_phys_addr = ipa_;
-  region.memory_size = memory_.size();
-  region.userspace_addr = reinterpret_cast<std::uintptr_t>(memory_.data());
-  TRY(KVM_CALL(vm_.fd(), KVM_SET_USER_MEMORY_REGION, &region));
-  return success();
+  return vm_.set_memory(slot_, ipa_, memory_, logging);
 }
 
 Result<> KvmDirtyLog::request_mode(DirtyLogMode mode) {

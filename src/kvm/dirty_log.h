@@ -49,6 +49,7 @@ class KvmDirtyLog final : public DirtyLog {
   [[nodiscard]] Result<std::uint64_t> statistic(std::string_view name) const;
   [[nodiscard]] Result<> set_slot(bool logging);
   [[nodiscard]] Result<> request_mode(DirtyLogMode mode);
+  [[nodiscard]] Result<> expect_mode(DirtyLogMode mode) const;
   [[nodiscard]] Result<> turn_on(DirtyLogMode mode);
 
   Vm& vm_;

@@ -25,13 +25,6 @@ std::uint64_t zeroing_block() {
   return dczid & kBlockSize;
 }
 
-// A register of up to 64 bits.
-std::uint64_t widened(const RegisterValue& value) {
-  std::uint64_t number = 0;
-  std::memcpy(&number, value.bytes.data(), std::min(sizeof number, value.bytes.size()));
-  return number;
-}
-
 }  // namespace
 
 Result<CpuIdentity> Vcpu::identity() const {
@@ -47,7 +40,8 @@ Result<CpuIdentity> Vcpu::identity() const {
       std::memcpy(identity.sve_lengths.data(), lengths.bytes.data(), lengths.bytes.size());
     } else if (is_identity_register(id)) {
       TRY(const auto value, get_value(id));
-      identity.registers.push_back({id, widened(value)});
+      TRY(const auto number, as_u64(value));
+      identity.registers.push_back({id, number});
     }
   }
   return identity;

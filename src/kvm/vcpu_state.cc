@@ -81,11 +81,11 @@ Result<VcpuState> VcpuState::restore(ByteReader& reader) {
 
 Result<std::uint64_t> as_u64(const RegisterValue& value) {
   std::uint64_t number = 0;
-  if (value.bytes.size() != sizeof number) {
-    return fail(ErrorKind::kFailed, "register {:#018x} has {} bytes where {} are expected",
+  if (value.bytes.size() > sizeof number) {
+    return fail(ErrorKind::kFailed, "register {:#018x} has {} bytes where at most {} are expected",
                 value.id, value.bytes.size(), sizeof number);
   }
-  std::memcpy(&number, value.bytes.data(), sizeof number);
+  std::memcpy(&number, value.bytes.data(), value.bytes.size());
   return number;
 }
 

@@ -45,7 +45,7 @@ struct VcpuState {
   [[nodiscard]] static Result<VcpuState> restore(ByteReader& reader);
 };
 
-// Values are in the registers' own bytes; error unless the identifier is of a 64-bit register.
+// The value, extended by zeros; error for a register of more than 64 bits.
 [[nodiscard]] Result<std::uint64_t> as_u64(const RegisterValue& value);
 
 }  // namespace vmm::kvm

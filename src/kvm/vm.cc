@@ -20,9 +20,11 @@ Result<Vm> Vm::adopt(Fd fd, std::size_t run_size) {
   return vm;
 }
 
-Result<> Vm::set_memory(std::uint32_t slot, std::uint64_t ipa, std::span<std::byte> memory) {
+Result<> Vm::set_memory(std::uint32_t slot, std::uint64_t ipa, std::span<std::byte> memory,
+                        bool log_writes) {
   kvm_userspace_memory_region region{};
   region.slot = slot;
+  region.flags = log_writes ? KVM_MEM_LOG_DIRTY_PAGES : 0;
   region.guest_phys_addr = ipa;
   region.memory_size = memory.size();
   region.userspace_addr = reinterpret_cast<std::uintptr_t>(memory.data());

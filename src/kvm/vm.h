@@ -18,9 +18,10 @@ class Vm {
   [[nodiscard]] static Result<Vm> adopt(Fd fd, std::size_t run_size);
 
   // Backs the guest-physical range at ipa with host memory, which must outlive the VM. ipa and the
-  // size are multiples of the page size.
+  // size are multiples of the page size. Repeated with the same memory, it turns the log of the
+  // guest's writes on or off.
   [[nodiscard]] Result<> set_memory(std::uint32_t slot, std::uint64_t ipa,
-                                    std::span<std::byte> memory);
+                                    std::span<std::byte> memory, bool log_writes = false);
 
   // vCPU number index (0 based, in order of creation). All but the first wait for PSCI CPU_ON.
   [[nodiscard]] Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index,

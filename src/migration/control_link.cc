@@ -6,20 +6,15 @@
 namespace vmm::migration {
 namespace {
 
-struct FrameHeader {
-  std::uint32_t type;
-  std::uint32_t length;
-};
-static_assert(sizeof(FrameHeader) == 8);
-
+constexpr auto kHeartbeat = static_cast<std::uint32_t>(MessageType::kHeartbeat);
 // The protocol is a dialogue: a peer that is this far ahead of us does not follow it.
 constexpr std::size_t kMaxQueuedFrames = 64;
 constexpr std::size_t kMaxQueuedBytes = 2 * kMaxMachineState;
 // Heartbeats in the time that a peer may be silent.
 constexpr int kHeartbeatsPerTimeout = 4;
 
-iovec part(void* data, std::size_t size) {
-  return {.iov_base = data, .iov_len = size};
+iovec part(std::span<const std::byte> bytes) {
+  return {.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
 }
 
 }  // namespace
@@ -39,8 +34,8 @@ ControlLink::~ControlLink() {
 }
 
 Result<> ControlLink::send(std::uint32_t type, std::span<const std::byte> payload) {
-  const auto cap = options_.max_payload(type);
-  if (!cap || payload.size() > *cap) {
+  const auto most = max_payload(type);
+  if (!most || payload.size() > most.value()) {
     return fail(ErrorKind::kMigration, "a message of type {} cannot have {} bytes", type,
                 payload.size());
   }
@@ -87,7 +82,7 @@ void ControlLink::read_frames() {
     Result<> queued = success();
     if (!frame) {
       queued = fail(std::move(frame).error());
-    } else if (frame.value().type != options_.heartbeat) {
+    } else if (frame.value().type != kHeartbeat) {
       queued = queue(std::move(frame).value());
     }
     if (queued) continue;
@@ -97,21 +92,16 @@ void ControlLink::read_frames() {
 }
 
 Result<Frame> ControlLink::read_frame() {
-  FrameHeader header{};
-  const auto header_part = part(&header, sizeof header);
+  std::array<std::byte, kFrameHeaderBytes> bytes{};
+  const auto header_part = part(bytes);
   TRY(channel_->read(std::span(&header_part, 1)));
-  const auto cap =
-      header.type == options_.heartbeat ? std::size_t{0} : options_.max_payload(header.type);
-  if (!cap) {
-    return fail(ErrorKind::kMigration, "{} sent a message of unknown type {}", peer(), header.type);
+  const auto header = decode_frame_header(bytes);
+  if (!header) {
+    return fail(ErrorKind::kMigration, "{} sent {}", peer(), header.error().message());
   }
-  if (header.length > *cap) {
-    return fail(ErrorKind::kMigration, "{} sent a message of type {} with {} bytes, more than {}",
-                peer(), header.type, header.length, *cap);
-  }
-  Frame frame{header.type, std::vector<std::byte>(header.length)};
+  Frame frame{header.value().type, std::vector<std::byte>(header.value().length)};
   if (!frame.payload.empty()) {
-    const auto payload = part(frame.payload.data(), frame.payload.size());
+    const auto payload = part(frame.payload);
     TRY(channel_->read(std::span(&payload, 1)));
   }
   return frame;
@@ -139,7 +129,7 @@ void ControlLink::send_heartbeats() {
       if (error_) return;
     }
     next = std::chrono::steady_clock::now() + interval;
-    auto written = write_frame(options_.heartbeat, {});
+    auto written = write_frame(kHeartbeat, {});
     if (written) continue;
     if (fail_link(std::move(written).error())) options_.on_failure();
     return;
@@ -147,9 +137,8 @@ void ControlLink::send_heartbeats() {
 }
 
 Result<> ControlLink::write_frame(std::uint32_t type, std::span<const std::byte> payload) {
-  FrameHeader header{type, static_cast<std::uint32_t>(payload.size())};
-  const std::array parts{part(&header, sizeof header),
-                         part(const_cast<std::byte*>(payload.data()), payload.size())};
+  const auto header = encode(FrameHeader{type, static_cast<std::uint32_t>(payload.size())});
+  const std::array parts{part(header), part(payload)};
   const MutexLock lock(write_mutex_);
   return channel_->write(parts);
 }

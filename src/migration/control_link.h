@@ -17,6 +17,7 @@
 #include "base/thread_annotations.h"
 #include "migration/channel.h"
 #include "migration/limits.h"
+#include "migration/messages.h"
 
 namespace vmm::migration {
 
@@ -25,19 +26,15 @@ struct Frame {
   std::vector<std::byte> payload;
 };
 
-// Messages to and from the peer, framed as {u32 type, u32 length, payload}, and heartbeats both
-// ways, so that a peer that says nothing for the timeout is known to be gone. A thread reads and
-// one sends heartbeats; both end with the link. All functions may be called from any thread.
+// Messages to and from the peer in frames (messages.h), with heartbeats both ways, which are not
+// handed out, so that a peer that says nothing for the timeout is known to be gone. A thread reads
+// and one sends heartbeats; both end with the link. All functions may be called from any thread.
 //
 // The link fails once: at the first error of the channel, of the framing, or at interrupt(). What
 // arrived before is still received; then every call gives that error, of kind kMigration.
 class ControlLink {
  public:
   struct Options {
-    // The longest payload of a type of message, in bytes; nothing for a type that does not exist.
-    std::function<std::optional<std::size_t>(std::uint32_t type)> max_payload;
-    // The type of heartbeats, which have no payload and are not handed out.
-    std::uint32_t heartbeat = 0;
     // How long the peer may be silent.
     std::chrono::milliseconds timeout = kDefaultPeerTimeout;
     // Called once when the link fails, except by interrupt(), on a thread of the link or in send().

@@ -285,21 +285,6 @@ Result<std::optional<SourceRecord>> DecisionRecords::source(const MigrationId& i
   return std::optional(std::move(record));
 }
 
-Result<std::vector<SourceRecord>> DecisionRecords::sources() const {
-  std::vector<SourceRecord> records;
-  TRY(for_each_file(folder_, [&](const std::filesystem::path& path) {
-    if (path.extension() != kSourceExtension) return true;
-    const auto id = MigrationId::parse(path.stem().string());
-    if (!id) return true;
-    auto record = source(id.value());
-    if (record && record.value()) records.push_back(*std::move(record).value());
-    return records.size() < kMaxListed;
-  }));
-  std::ranges::sort(records, {},
-                    [](const SourceRecord& record) { return std::pair(record.time, record.id); });
-  return records;
-}
-
 Result<std::size_t> DecisionRecords::sweep(std::int64_t now) {
   constexpr std::int64_t kLife = std::chrono::seconds(kKeep).count();
   std::size_t swept = 0;

@@ -6,7 +6,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/result.h"
 #include "migration/messages.h"
@@ -61,9 +60,6 @@ class DecisionRecords {
   // Records what this host knows of a migration that leaves it, in place of what it knew.
   [[nodiscard]] Result<> put(const SourceRecord& record);
   [[nodiscard]] Result<std::optional<SourceRecord>> source(const MigrationId& id) const;
-  // All of them, oldest first; files that make no sense are left out. At most kMaxListed.
-  [[nodiscard]] Result<std::vector<SourceRecord>> sources() const;
-  static constexpr std::size_t kMaxListed = 1000;
 
   // Removes records older than kKeep (by the file's date; `now` in seconds since 1970), except of
   // migrations in doubt, and what killed processes have left behind. At most kMaxSwept a call.

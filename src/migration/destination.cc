@@ -278,7 +278,7 @@ Result<> Destination::open_data_channels(DestinationGuest& guest) {
     const std::lock_guard lock(mutex_);
     session_->data.resize(count);
   }
-  TRY(session_->link->send(Accept{session_->secret, count, ""}));
+  TRY(session_->link->send(Accept{session_->secret, count}));
   {
     std::unique_lock lock(mutex_);
     const auto complete = [this] {
@@ -410,6 +410,7 @@ Result<> Destination::start(DestinationGuest& guest, const Commit& commit,
   advance(DestinationEvent::kRecordedStart);
   const auto recorded = Clock::now();
   const auto paused = std::chrono::nanoseconds(commit.paused_ns) + (recorded - committed);
+  if (!may_run(state())) std::abort();  // two guests would run
   TRY(guest.start(paused));
   const Started started{nanoseconds(acquired - committed), nanoseconds(recorded - acquired),
                         nanoseconds(Clock::now() - recorded)};

@@ -226,9 +226,7 @@ Result<std::vector<std::byte>> encode(const Manifest& manifest) {
   out.put_string(manifest.kernel_version);
   out.put_blob(manifest.cpu_identity);
   out.put(manifest.channels);
-  out.put_bool(manifest.verify);
   out.put_bool(manifest.paused);
-  out.put_bool(manifest.rehearsal);
   return out.take();
 }
 
@@ -250,9 +248,7 @@ Result<Manifest> decode_manifest(std::span<const std::byte> bytes) {
   TRY(const auto identity, in.get_blob(kMaxManifestCpuIdentity));
   manifest.cpu_identity.assign(identity.begin(), identity.end());
   TRY(manifest.channels, in.get<std::uint16_t>());
-  TRY(manifest.verify, in.get_bool());
   TRY(manifest.paused, in.get_bool());
-  TRY(manifest.rehearsal, in.get_bool());
   TRY(in.expect_end());
   TRY(check(manifest));
   return manifest;

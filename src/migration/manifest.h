@@ -75,9 +75,7 @@ struct Manifest {
   std::vector<std::byte> cpu_identity;  // opaque here: made and compared by those who know KVM
 
   std::uint16_t channels = 1;  // data channels the source would like, 1 to kMaxDataChannels
-  bool verify = false;         // digests will be compared before the commit
   bool paused = false;         // the operator has paused the guest: it arrives paused
-  bool rehearsal = false;      // REHEARSE may come
 
   [[nodiscard]] bool operator==(const Manifest&) const = default;
 };

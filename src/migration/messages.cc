@@ -104,7 +104,6 @@ struct Encoder {
     TRY(check_channels(message.channels));
     out.put_bytes(message.secret);
     out.put(message.channels);
-    out.put_string(printable(message.notes));
     return success();
   }
   Result<> operator()(const Refuse& message) const {
@@ -160,7 +159,6 @@ Result<Message> get_accept(ByteReader& in) {
   TRY(accept.secret, get_array<sizeof(Secret)>(in));
   TRY(const auto channels, in.get<std::uint16_t>());
   TRY(accept.channels, check_channels(channels));
-  TRY(accept.notes, get_text(in));
   return Message(accept);
 }
 
@@ -370,7 +368,7 @@ Result<std::size_t> max_payload(std::uint32_t type) {
     case MessageType::kManifest:
       return kMaxManifest;
     case MessageType::kAccept:
-      return sizeof(Secret) + sizeof(std::uint16_t) + kTextBytes;
+      return sizeof(Secret) + sizeof(std::uint16_t);
     case MessageType::kRefuse:
       return sizeof(std::uint8_t) + kTextBytes;
     case MessageType::kRoundEnd:

@@ -88,7 +88,6 @@ struct ManifestMessage {
 struct Accept {
   Secret secret{};             // for the data channels' preambles
   std::uint16_t channels = 1;  // data channels granted, 1 to kMaxDataChannels
-  std::string notes;           // for the operator; may be empty
   [[nodiscard]] bool operator==(const Accept&) const = default;
 };
 // Destination to source: this guest cannot come here. The text names the field and both values.

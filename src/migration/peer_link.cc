@@ -23,11 +23,6 @@ Error not_ours(const Channel& channel, const Error& error) {
                     error.message());
 }
 
-std::optional<std::size_t> payload_cap(std::uint32_t type) {
-  const auto cap = max_payload(type);
-  return cap ? std::optional(cap.value()) : std::nullopt;
-}
-
 }  // namespace
 
 Result<> introduce(Channel& channel, const Preamble& preamble) {
@@ -85,10 +80,7 @@ Result<> answer_query(Channel& channel, Outcome outcome) {
 
 PeerLink::PeerLink(std::unique_ptr<Channel> channel, std::chrono::milliseconds timeout,
                    std::function<void()> on_failure)
-    : link_(std::move(channel), {.max_payload = payload_cap,
-                                 .heartbeat = static_cast<std::uint32_t>(MessageType::kHeartbeat),
-                                 .timeout = timeout,
-                                 .on_failure = std::move(on_failure)}) {}
+    : link_(std::move(channel), {.timeout = timeout, .on_failure = std::move(on_failure)}) {}
 
 Result<> PeerLink::send(const Message& message) {
   TRY(const auto payload, encode_payload(message));

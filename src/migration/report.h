@@ -8,7 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include "base/result.h"
 #include "memory/dirty_log.h"
 #include "migration/migration_id.h"
 
@@ -61,8 +60,6 @@ struct MigrationReport {
 // The object that `vmm migrate --json` ends with (docs/migration-protocol.md): times in ms, or in
 // us where the name says so, exact to a nanosecond.
 [[nodiscard]] boost::json::object to_json(const MigrationReport& report);
-// The same, read back. Error (kFailed) naming the member that is missing or of another kind.
-[[nodiscard]] Result<MigrationReport> report_from_json(const boost::json::object& object);
 // A table for people, several lines, each ended.
 [[nodiscard]] std::string to_text(const MigrationReport& report);
 
@@ -80,7 +77,6 @@ struct Progress {
 };
 
 [[nodiscard]] boost::json::object to_json(const Progress& progress);
-[[nodiscard]] Result<Progress> progress_from_json(const boost::json::object& object);
 // One line, without its end.
 [[nodiscard]] std::string to_text(const Progress& progress);
 

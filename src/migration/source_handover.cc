@@ -1,6 +1,7 @@
 // The source's part of the hand-over: from the moment the guest stands still.
 
 #include <algorithm>
+#include <cstdlib>
 #include <ctime>
 
 #include "base/log.h"
@@ -123,6 +124,7 @@ void Source::take_back() {
   }
   if (recorded_) keep_record(SourceOutcome::kResumed);
   if (paused_) {
+    if (!may_run(state())) std::abort();  // two guests would run
     if (const auto resumed = guest_.resume(); !resumed) {
       log(LogLevel::kError, "the guest stays paused: {}", resumed.error().message());
     }

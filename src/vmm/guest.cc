@@ -195,10 +195,6 @@ void Guest::end_task() {
   if (afterwards && state_ != GuestState::kEnded) afterwards();
 }
 
-void Guest::hurry_task() {
-  if (task_) task_->hurry();
-}
-
 void Guest::change_machine(std::function<void()> change) {
   if (!task_) {
     change();

@@ -81,8 +81,6 @@ class Guest {
   // stays until end_task().
   [[nodiscard]] Result<MovableMachine*> begin_task(std::string name, std::function<void()> hurry);
   void end_task();
-  // Asks the task there is, if any, to come to its end.
-  void hurry_task();
 
   // For the task that migrates the guest. suspend() stops it, whether it runs or not; error where
   // an event waits that ends this machine. unsuspend() gives it back what it was doing.

@@ -163,9 +163,7 @@ Result<migration::Manifest> OutgoingMigration::manifest(const MovableMachine& ma
   TRY(manifest.id, migration::MigrationId::random());
   manifest.cpu_identity = machine.identity();
   manifest.channels = static_cast<std::uint16_t>(options.channels);
-  manifest.verify = options.verify;
   manifest.paused = guest_.paused();
-  manifest.rehearsal = true;
   return manifest;
 }
 

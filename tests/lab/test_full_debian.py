@@ -15,7 +15,7 @@ from lab.host import Host
 from lab.hostroot import ssh_key
 
 START_TIMEOUT_S = 600
-KEY = "/root/key"
+KEY = "/etc/guest-key"
 
 
 @pytest.fixture(scope="module")

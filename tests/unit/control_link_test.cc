@@ -15,18 +15,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::uint32_t kHeartbeat = 9;
-constexpr std::uint32_t kSmall = 1;
-constexpr std::uint32_t kLarge = 2;
+constexpr auto kHeartbeat = static_cast<std::uint32_t>(MessageType::kHeartbeat);
+constexpr auto kSmall = static_cast<std::uint32_t>(MessageType::kDigest);    // up to 32 bytes
+constexpr auto kLarge = static_cast<std::uint32_t>(MessageType::kManifest);  // up to 1 MiB
 
 ControlLink::Options options(std::chrono::milliseconds timeout = kLong) {
-  return {.max_payload = [](std::uint32_t type) -> std::optional<std::size_t> {
-            if (type == kSmall) return 16;
-            if (type == kLarge) return std::size_t{1} << 20;
-            return std::nullopt;
-          },
-          .heartbeat = kHeartbeat,
-          .timeout = timeout};
+  return {.timeout = timeout};
 }
 
 std::vector<std::byte> bytes(std::size_t size, unsigned value = 0x5a) {
@@ -43,15 +37,15 @@ std::vector<std::byte> frame(std::uint32_t type, std::uint32_t length,
 }
 
 // What a link says that reads `input`, where the peer then closes.
-struct Outcome {
+struct Heard {
   std::vector<Frame> frames;
   std::string error;
 };
-Outcome outcome_of(std::vector<std::byte> input) {
+Heard heard_from(std::vector<std::byte> input) {
   auto channel = std::make_unique<ScriptedChannel>(std::move(input));
   channel->close_at_end();
   ControlLink link(std::move(channel), options());
-  Outcome outcome;
+  Heard outcome;
   for (;;) {
     auto received = link.receive(kLong);
     if (!received) {
@@ -84,10 +78,10 @@ TEST(ControlLinkTest, RefusesToSendWhatTheProtocolDoesNotAllowAndStaysUsable) {
   TcpPairs pair(1);
   ControlLink ours(std::move(pair.ours[0]), options());
   ControlLink theirs(std::move(pair.theirs[0]), options());
-  EXPECT_FALSE(ours.send(kSmall, bytes(17)));
+  EXPECT_FALSE(ours.send(kSmall, bytes(33)));
   EXPECT_FALSE(ours.send(77));
-  ASSERT_TRUE(ours.send(kSmall, bytes(16)));
-  EXPECT_EQ(theirs.receive(kLong).value()->payload, bytes(16));
+  ASSERT_TRUE(ours.send(kSmall, bytes(32)));
+  EXPECT_EQ(theirs.receive(kLong).value()->payload, bytes(32));
 }
 
 TEST(ControlLinkTest, FailsOnFramesThatAreWrong) {
@@ -97,19 +91,19 @@ TEST(ControlLinkTest, FailsOnFramesThatAreWrong) {
     const char* error;
   };
   const Case cases[] = {
-      {"unknown type", frame(77, 0), "peer sent a message of unknown type 77"},
-      {"too long", frame(kSmall, 17, bytes(17)),
-       "peer sent a message of type 1 with 17 bytes, more than 16"},
+      {"unknown type", frame(77, 0), "peer sent unknown message type 77"},
+      {"too long", frame(kSmall, 33, bytes(33)),
+       "peer sent a DIGEST message of 33 bytes, at most 32 are allowed"},
       {"longest of all", frame(kLarge, 0xffff'ffff),
-       "peer sent a message of type 2 with 4294967295 bytes, more than 1048576"},
+       "peer sent a MANIFEST message of 4294967295 bytes, at most 1048576 are allowed"},
       {"heartbeat with payload", frame(kHeartbeat, 1, bytes(1)),
-       "peer sent a message of type 9 with 1 bytes, more than 0"},
+       "peer sent a HEARTBEAT message of 1 bytes, at most 0 are allowed"},
       {"nothing", {}, "peer closed"},
       {"a cut header", bytes(7, 0), "peer closed"},
-      {"a cut payload", frame(kSmall, 16, bytes(15)), "peer closed"},
+      {"a cut payload", frame(kSmall, 32, bytes(31)), "peer closed"},
   };
   for (const auto& [name, input, error] : cases) {
-    const auto outcome = outcome_of(input);
+    const auto outcome = heard_from(input);
     EXPECT_EQ(outcome.error, error) << name;
     EXPECT_TRUE(outcome.frames.empty()) << name;
   }
@@ -120,11 +114,11 @@ TEST(ControlLinkTest, HandsOutWhatCameBeforeTheFailure) {
   for (const auto& next : {frame(kHeartbeat, 0), frame(kLarge, 1, bytes(1)), frame(77, 0)}) {
     input.insert(input.end(), next.begin(), next.end());
   }
-  const auto outcome = outcome_of(input);
+  const auto outcome = heard_from(input);
   ASSERT_EQ(outcome.frames.size(), 2u) << "heartbeats are not handed out";
   EXPECT_EQ(outcome.frames[0].payload, bytes(2));
   EXPECT_EQ(outcome.frames[1].type, kLarge);
-  EXPECT_EQ(outcome.error, "peer sent a message of unknown type 77");
+  EXPECT_EQ(outcome.error, "peer sent unknown message type 77");
 }
 
 TEST(ControlLinkTest, BoundsWhatAPeerCanMakeItKeep) {

@@ -115,7 +115,6 @@ TEST_F(DecisionRecordTest, AFolderThatIsGoneIsAnError) {
   EXPECT_FALSE(records.decide(kId, Outcome::kStarted, kNow));
   EXPECT_FALSE(records.lookup(kId));
   EXPECT_FALSE(records.put(departure(SourceOutcome::kDone)));
-  EXPECT_FALSE(records.sources());
   EXPECT_FALSE(records.sweep(kNow));
   EXPECT_FALSE(DecisionRecords::open("/proc/vmm/migrations"));
 }
@@ -152,19 +151,6 @@ TEST_F(DecisionRecordTest, ADepartureIsReplacedAsAWhole) {
   auto bad = departure(SourceOutcome::kDone);
   bad.guest = "two\nlines";
   EXPECT_FALSE(records.put(bad));
-}
-
-TEST_F(DecisionRecordTest, DeparturesAreListedOldestFirstWithoutWhatIsDamaged) {
-  auto records = open();
-  auto later = departure(SourceOutcome::kDone);
-  later.id = MigrationId();
-  later.time += 5;
-  ASSERT_TRUE(records.put(later));
-  ASSERT_TRUE(records.put(departure(SourceOutcome::kInDoubt)));
-  std::ofstream(folder / (std::string(32, 'f') + ".source")) << "nonsense";
-  std::ofstream(folder / "notes.source") << "nonsense";
-  EXPECT_EQ(records.sources().value(),
-            (std::vector<SourceRecord>{departure(SourceOutcome::kInDoubt), later}));
 }
 
 TEST_F(DecisionRecordTest, OldRecordsGoButNeverThoseInDoubt) {

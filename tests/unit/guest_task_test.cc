@@ -79,16 +79,6 @@ TEST(GuestTaskTest, TheFirstCauseDecidesHowItEnds) {
   EXPECT_TRUE(f.ends[0]) << "it had shut down before";
 }
 
-TEST(GuestTaskTest, ATaskCanBeAskedToHurryWithoutACause) {
-  TaskRig f;
-  f.guest.hurry_task();
-  f.begin_running();
-  f.guest.hurry_task();
-  EXPECT_EQ(f.hurried, 1);
-  f.guest.end_task();
-  EXPECT_THAT(f.log, IsEmpty());
-}
-
 TEST(GuestTaskTest, SuspensionGivesBackWhatTheGuestWasDoing) {
   for (const bool paused : {false, true}) {
     SCOPED_TRACE(paused);

@@ -16,7 +16,7 @@ T filled() {
 
 std::vector<Message> one_of_each() {
   return {ManifestMessage{full_manifest()},
-          Accept{filled<Secret>(), 8, "hardware logging is not offered here"},
+          Accept{filled<Secret>(), 8},
           Refuse{ErrorKind::kHost, "CNTFRQ is 62500000 there, 50000000 here"},
           RoundEnd{1},
           RoundAck{0xffff'ffff},
@@ -120,8 +120,8 @@ TEST(MessagesTest, TextsAreFitForTheOthersTerminal) {
 }
 
 TEST(MessagesTest, GrantsAndRefusalsOfNoMeaningAreNotSent) {
-  EXPECT_FALSE(encode_payload(Accept{{}, 0, ""}));
-  EXPECT_FALSE(encode_payload(Accept{{}, kMaxDataChannels + 1, ""}));
+  EXPECT_FALSE(encode_payload(Accept{{}, 0}));
+  EXPECT_FALSE(encode_payload(Accept{{}, kMaxDataChannels + 1}));
   EXPECT_FALSE(encode_payload(Refuse{ErrorKind::kInDoubt, ""}));
 }
 

@@ -23,7 +23,6 @@ inline Manifest full_manifest() {
   manifest.kernel_version = "6.12.0";
   manifest.cpu_identity.assign(40, std::byte{0x5a});
   manifest.channels = 4;
-  manifest.verify = true;
   return manifest;
 }
 

@@ -232,7 +232,6 @@ class MigrationRig {
     manifest = full_manifest();
     manifest.memory = kGuestPages * kPageSize;
     manifest.channels = 2;
-    manifest.verify = false;
     options.peer_timeout = timeout;
     options.limits.downtime = std::chrono::minutes(10);
     destination.emplace(acceptor_, destination_records, timeout);
@@ -247,7 +246,6 @@ class MigrationRig {
 
   // Starts both sides. The destination refuses with `refusal`, if there is one.
   void start() {
-    manifest.verify = options.verify;
     source.emplace(source_guest, connector, source_records, manifest, "there:4444", options);
     destination_thread_ = std::thread([this] { received_.set_value(receive()); });
     source_thread_ = std::thread([this] { moved_.set_value(source->run()); });

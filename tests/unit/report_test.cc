@@ -44,37 +44,6 @@ TEST(ReportTest, JsonHasExactlyTheMembersThatAreDocumented) {
   EXPECT_TRUE(to_json(report).at("verify").is_null());
 }
 
-TEST(ReportTest, ComesBackFromJsonAsItWas) {
-  auto report = full_report();
-  const auto text = boost::json::serialize(to_json(report));
-  EXPECT_EQ(report_from_json(boost::json::parse(text).as_object()).value(), report);
-  report.verify.reset();
-  report.rounds.clear();
-  EXPECT_EQ(report_from_json(to_json(report)).value(), report);
-}
-
-TEST(ReportTest, AMemberThatIsMissingOrWrongIsNamed) {
-  const auto good = to_json(full_report());
-  for (const auto& [name, value] : good) {
-    auto object = good;
-    object.erase(name);
-    const auto missing = report_from_json(object);
-    ASSERT_FALSE(missing) << name;
-    EXPECT_NE(missing.error().message().find(name), std::string::npos);
-    object[name] = true;
-    EXPECT_FALSE(report_from_json(object)) << name;
-  }
-  const auto round = good.at("rounds").as_array()[0].as_object();
-  for (const auto& [name, value] : round) {
-    for (const boost::json::value& wrong : {boost::json::value(-1), boost::json::value("x"),
-                                            boost::json::value(1e300), boost::json::value()}) {
-      auto object = good;
-      object.at("rounds").as_array()[0].as_object()[name] = wrong;
-      EXPECT_FALSE(report_from_json(object)) << name << wrong;
-    }
-  }
-}
-
 TEST(ReportTest, TheTableHasALineForEachRoundAndTheParts) {
   auto report = full_report();
   const auto text = to_text(report);
@@ -87,20 +56,19 @@ TEST(ReportTest, TheTableHasALineForEachRoundAndTheParts) {
   EXPECT_NE(to_text(report).find("memory is the same"), std::string::npos);
 }
 
-TEST(ReportTest, ProgressComesBackFromJsonAsItWas) {
+TEST(ReportTest, ProgressIsTheSameInJsonAndForPeople) {
   Progress progress{"precopy", 2, DirtyLogMode::kHardware, 1U << 20U, 2U << 20U, 8000, 1e9, 1500ms};
-  EXPECT_EQ(progress_from_json(to_json(progress)).value(), progress);
+  auto expected = boost::json::parse(R"({
+    "phase": "precopy", "round": 2, "mode": "hw", "sent_bytes": 1048576,
+    "remaining_bytes": 2097152, "dirty_pages_per_s": 8000.0, "bytes_per_s": 1000000000.0,
+    "eta_ms": 1500})");
+  EXPECT_EQ(to_json(progress), expected.as_object());
   EXPECT_EQ(to_text(progress),
             "precopy: round 2 (hw), 1.0 MiB sent, 2.0 left, 953.7 MiB/s, 8000 pages/s written, "
             "1.5 s to go");
   progress.eta.reset();
-  EXPECT_EQ(progress_from_json(to_json(progress)).value(), progress);
-  const auto good = to_json(progress);
-  for (const auto& [name, value] : good) {
-    auto object = good;
-    object.erase(name);
-    EXPECT_FALSE(progress_from_json(object)) << name;
-  }
+  expected.as_object()["eta_ms"] = nullptr;
+  EXPECT_EQ(to_json(progress), expected.as_object());
 }
 
 }  // namespace

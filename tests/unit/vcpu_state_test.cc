@@ -111,7 +111,7 @@ TEST(VcpuStateTest, CountsAndCodesAreChecked) {
   }
 }
 
-TEST(VcpuStateTest, OnlySixtyFourBitsAreANumber) {
+TEST(VcpuStateTest, UpToSixtyFourBitsAreANumber) {
   EXPECT_EQ(as_u64(filled(kX0)).value(), 0x0807'0605'0403'0201U);
   EXPECT_FALSE(as_u64(filled(kV0)));
 }
