@@ -10,10 +10,12 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
+#include <ctime>
 #include <map>
 #include <span>
 
 #include "base/fd.h"
+#include "base/log.h"
 
 namespace vmm::migration {
 namespace {
@@ -230,6 +232,16 @@ Result<DecisionRecords> DecisionRecords::open(const std::filesystem::path& folde
   // The folder itself must survive a power cut, too.
   TRY(sync_folder(parent.empty() ? std::filesystem::path(".") : parent));
   return DecisionRecords(folder);
+}
+
+Result<DecisionRecords> DecisionRecords::open_default() {
+  TRY(const auto folder, default_records_folder());
+  TRY(auto records, open(folder));
+  // One that stays does no harm.
+  if (const auto swept = records.sweep(std::time(nullptr)); !swept) {
+    log(LogLevel::kWarning, "{}", swept.error().message());
+  }
+  return records;
 }
 
 Result<Outcome> DecisionRecords::decide(const MigrationId& id, Outcome outcome, std::int64_t now) {

@@ -50,6 +50,9 @@ class DecisionRecords {
   // Makes the folder, with mode 0700, and those it is in where they do not exist.
   [[nodiscard]] static Result<DecisionRecords> open(const std::filesystem::path& folder);
 
+  // The same at default_records_folder(), where old records are swept on the way.
+  [[nodiscard]] static Result<DecisionRecords> open_default();
+
   // Decides a migration that comes to this host, and returns what is decided: `outcome`, or what
   // was decided before, by whomever. What is returned is on the disk. After an error nothing is
   // decided by this call, though another one may have.

@@ -226,9 +226,10 @@ Result<Manifest> Destination::await_manifest() {
       session_->manifest = message.value().manifest;
       return std::move(message.value().manifest);
     }
-    log(LogLevel::kWarning, "{}: {}", link->peer(),
-        message ? "a manifest of another migration" : message.error().message());
-    close_session();
+    const auto reason =
+        message ? std::string("a manifest of another migration") : message.error().message();
+    log(LogLevel::kWarning, "{}: {}", link->peer(), reason);
+    refuse(make_error(ErrorKind::kFailed, "{}", reason));
   }
 }
 
@@ -409,9 +410,9 @@ Result<> Destination::start(DestinationGuest& guest, const Commit& commit,
   }
   advance(DestinationEvent::kRecordedStart);
   const auto recorded = Clock::now();
-  const auto paused = std::chrono::nanoseconds(commit.paused_ns) + (recorded - committed);
+  const auto since_save = std::chrono::nanoseconds(commit.since_save_ns) + (recorded - committed);
   if (!may_run(state())) std::abort();  // two guests would run
-  TRY(guest.start(paused));
+  TRY(guest.start(since_save));
   const Started started{nanoseconds(acquired - committed), nanoseconds(recorded - acquired),
                         nanoseconds(Clock::now() - recorded)};
   // A source that does not hear it asks for the record.

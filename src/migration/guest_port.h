@@ -26,7 +26,7 @@ class SourceGuest {
   [[nodiscard]] virtual Result<> pause() = 0;
   // Lets the guest do again what it did before pause().
   [[nodiscard]] virtual Result<> resume() = 0;
-  // Everything but memory; while paused.
+  // Everything but memory, the guest's counters first; while paused.
   [[nodiscard]] virtual Result<std::vector<std::byte>> save() = 0;
   // Makes the disks durable and gives them up, or none of them; while paused. And takes them back.
   [[nodiscard]] virtual Result<> release_disks() = 0;
@@ -46,9 +46,9 @@ class DestinationGuest {
   // Opens and locks all disks, or none.
   [[nodiscard]] virtual Result<> acquire_disks() = 0;
   [[nodiscard]] virtual Result<> release_disks() = 0;
-  // Runs the guest, whose counters have stood still for so long; then tells the network. After the
+  // Runs the guest, so long after its state was saved; then tells the network. After the
   // decision nothing can be taken back: an error means that the guest has ended here.
-  [[nodiscard]] virtual Result<> start(std::chrono::nanoseconds paused) = 0;
+  [[nodiscard]] virtual Result<> start(std::chrono::nanoseconds since_save) = 0;
 };
 
 }  // namespace vmm::migration

@@ -124,7 +124,7 @@ struct Encoder {
     return success();
   }
   Result<> operator()(const Prepared& message) const { return put(message.restore_ns); }
-  Result<> operator()(const Commit& message) const { return put(message.paused_ns); }
+  Result<> operator()(const Commit& message) const { return put(message.since_save_ns); }
   Result<> operator()(const Started& message) const {
     out.put(message.disks_ns);
     out.put(message.record_ns);
@@ -168,6 +168,15 @@ Result<Message> get_refuse(ByteReader& in) {
   TRY(refuse.kind, check_refusal(kind));
   TRY(refuse.text, get_text(in));
   return Message(refuse);
+}
+
+Result<Message> get_commit(ByteReader& in) {
+  TRY(const auto since_save_ns, in.get<std::uint64_t>());
+  constexpr std::chrono::nanoseconds kMost = kMaxSinceSave;
+  if (since_save_ns > static_cast<std::uint64_t>(kMost.count())) {
+    return fail(ErrorKind::kFailed, "the guest has stood still for {} ns", since_save_ns);
+  }
+  return Message(Commit{since_save_ns});
 }
 
 Result<Message> get_started(ByteReader& in) {
@@ -227,7 +236,7 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
     case MessageType::kPrepared:
       return with_field<Prepared>(in.get<std::uint64_t>());
     case MessageType::kCommit:
-      return with_field<Commit>(in.get<std::uint64_t>());
+      return get_commit(in);
     case MessageType::kStarted:
       return get_started(in);
     case MessageType::kDiscarded:

@@ -135,7 +135,9 @@ struct Prepared {
 };
 // Source to destination: the guest is yours.
 struct Commit {
-  std::uint64_t paused_ns = 0;  // since the vCPUs were paused: what the counter is advanced by
+  // Since the state, and first of it the counters, was saved: what these are advanced by. At most
+  // kMaxSinceSave.
+  std::uint64_t since_save_ns = 0;
   [[nodiscard]] bool operator==(const Commit&) const = default;
 };
 // Destination to source: the guest runs here.

@@ -140,6 +140,7 @@ class Source {
   bool released_ = false;
   Clock::time_point begun_;
   Clock::time_point paused_at_;
+  Clock::time_point saving_at_;  // when the guest's counters were read
   MigrationReport report_;
 
   // Used by run()'s thread; set, and interrupted by others, under mutex_. Last: their threads use

@@ -29,7 +29,7 @@ Result<> Source::stop_and_copy() {
   TRY(guest_.pause());
   paused_ = true;
   advance(SourceEvent::kGuestPaused);
-  const auto stopped = Clock::now();
+  const auto stopped = saving_at_ = Clock::now();
   report_.parts.pause = stopped - paused_at_;
   TRY(auto state, guest_.save());
   const auto saved = Clock::now();
@@ -88,8 +88,8 @@ Result<> Source::commit() {
     if (cancelled_) return fail(ErrorKind::kInterrupted, "the migration was cancelled");
     enter(SourceEvent::kCommitting);
   }
-  const auto paused = Clock::now() - paused_at_;
-  TRY(link_->send(Commit{static_cast<std::uint64_t>(paused.count())}));
+  const Nanoseconds since_save = Clock::now() - saving_at_;
+  TRY(link_->send(Commit{static_cast<std::uint64_t>(since_save.count())}));
   TRY(auto reply, link_->receive(kStartTimeout));
   if (const auto* discarded = std::get_if<Discarded>(&reply)) {
     advance(SourceEvent::kPeerDiscarded);

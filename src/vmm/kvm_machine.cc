@@ -268,12 +268,12 @@ class KvmMachine final : public Machine, private MovableMachine {
 
   [[nodiscard]] Result<std::vector<std::byte>> save() override {
     MachineState state;
+    TRY(state.counter, vcpus_[0]->save_counter());
     for (const auto* vcpu : vcpus_) {
       TRY(auto saved, vcpu->save());
       state.vcpus.push_back(std::move(saved));
     }
     TRY(state.gic, gic_->save(affinities_));
-    TRY(state.counter, vcpus_[0]->save_counter());
     ByteWriter writer;
     encode(state, writer);
     save_devices(devices(), writer);

@@ -95,17 +95,12 @@ json::object start_parameters(const MigrateOptions& options) {
   return params;
 }
 
-Result<migration::DecisionRecords> open_records() {
-  TRY(const auto folder, migration::default_records_folder());
-  return migration::DecisionRecords::open(folder);
-}
-
 // What it means that the guest's process has gone without telling how its migration went: its
 // record says how far it had come.
 Error explain_end(const Error& error, const std::string& id) {
   const auto record = [&id]() -> Result<std::optional<migration::SourceRecord>> {
     TRY(const auto parsed, migration::MigrationId::parse(id));
-    TRY(const auto records, open_records());
+    TRY(const auto records, migration::DecisionRecords::open_default());
     return records.source(parsed);
   }();
   using migration::SourceOutcome;
@@ -199,7 +194,7 @@ Result<> cancel_migration(const std::string& name) {
 
 Result<> print_migration_status(const std::string& text, bool as_json) {
   TRY(const auto id, migration::MigrationId::parse(text));
-  TRY(const auto records, open_records());
+  TRY(const auto records, migration::DecisionRecords::open_default());
   TRY(const auto decision, records.lookup(id));
   TRY(const auto source, records.source(id));
   if (!decision && !source) {
@@ -246,7 +241,7 @@ Result<> resolve_migration(const std::string& text, bool resume) {
                 id.to_string());
   }
   // On the host it went to: what is recorded as discarded never starts there.
-  TRY(auto records, open_records());
+  TRY(auto records, migration::DecisionRecords::open_default());
   TRY(const auto outcome, records.decide(id, migration::Outcome::kDiscarded, std::time(nullptr)));
   if (outcome == migration::Outcome::kStarted) {
     return fail(ErrorKind::kFailed, "the guest of migration {} has started here", id.to_string());

@@ -27,7 +27,8 @@ class MovableMachine {
   // frequency, vector lengths.
   [[nodiscard]] virtual const std::vector<std::byte>& identity() const = 0;
 
-  // Everything but memory: vCPUs, interrupt controller, counters, devices. The machine is paused.
+  // Everything but memory: counters, vCPUs, interrupt controller, devices. The counters go on while
+  // the machine is paused, so that they are read first, at once. The machine is paused.
   [[nodiscard]] virtual Result<std::vector<std::byte>> save() = 0;
   // Takes over a saved state; may be repeated with another one. The bytes come from a peer and are
   // checked; after an error the machine must not run. The machine is paused.

@@ -3,8 +3,6 @@
 #include <boost/asio/post.hpp>
 #include <boost/json/object.hpp>
 
-#include <ctime>
-
 #include "base/log.h"
 #include "migration/tcp_channel.h"
 #include "vmm/loop_call.h"
@@ -181,12 +179,7 @@ Result<json::value> OutgoingMigration::start(const json::object& params) {
   }
   TRY(const auto options, parse_options(params));
   TRY(const auto address, migration::TcpAddress::parse(*to));
-  TRY(const auto folder, migration::default_records_folder());
-  TRY(auto records, migration::DecisionRecords::open(folder));
-  // Old ones go now and then; one that stays does no harm.
-  if (const auto swept = records.sweep(std::time(nullptr)); !swept) {
-    log(LogLevel::kWarning, "{}", swept.error().message());
-  }
+  TRY(auto records, migration::DecisionRecords::open_default());
   if (before_start_) before_start_();
   TRY(auto* machine, guest_.begin_task("a migration", [this] {
     if (session_) static_cast<void>(session_->source.cancel());

@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include <ctime>
-
 #include "base/log.h"
 #include "kvm/system.h"
 #include "migration/decision_record.h"
@@ -54,12 +52,7 @@ Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
     if (!checked) return fail(std::move(checked).error().add_context("--name"));
   }
   TRY(const auto system, kvm::System::open());
-  TRY(const auto folder, migration::default_records_folder());
-  TRY(auto records, migration::DecisionRecords::open(folder));
-  // Old ones go now and then; one that stays does no harm.
-  if (const auto swept = records.sweep(std::time(nullptr)); !swept) {
-    log(LogLevel::kWarning, "{}", swept.error().message());
-  }
+  TRY(auto records, migration::DecisionRecords::open_default());
   TRY(const auto address, migration::TcpAddress::parse(options.listen));
   TRY(auto listener, migration::TcpListener::listen(address));
   migration::TcpAcceptor acceptor(listener);

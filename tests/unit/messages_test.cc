@@ -26,7 +26,7 @@ std::vector<Message> one_of_each() {
           Verify{},
           Digest{filled<std::array<std::byte, 32>>()},
           Prepared{1},
-          Commit{~std::uint64_t{0}},
+          Commit{86'400'000'000'000},
           Started{1, 2, 3},
           Discarded{"the disk root is held by another program"},
           Done{},
@@ -123,6 +123,15 @@ TEST(MessagesTest, GrantsAndRefusalsOfNoMeaningAreNotSent) {
   EXPECT_FALSE(encode_payload(Accept{{}, 0}));
   EXPECT_FALSE(encode_payload(Accept{{}, kMaxDataChannels + 1}));
   EXPECT_FALSE(encode_payload(Refuse{ErrorKind::kInDoubt, ""}));
+}
+
+TEST(MessagesTest, AGuestHasNotStoodStillForLongerThanADay) {
+  const auto type = static_cast<std::uint32_t>(MessageType::kCommit);
+  constexpr std::uint64_t kDayNs = 86'400'000'000'000;
+  EXPECT_TRUE(decode_payload(type, encode_payload(Commit{kDayNs}).value()));
+  for (const std::uint64_t more : {kDayNs + 1, std::uint64_t{INT64_MAX}, UINT64_MAX}) {
+    EXPECT_FALSE(decode_payload(type, encode_payload(Commit{more}).value())) << more;
+  }
 }
 
 TEST(PreambleTest, ComesOutAsItWentInAndNoBitIsIgnored) {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "migration_rig.h"
 
 namespace vmm::migration {
@@ -31,6 +33,19 @@ TEST(MigrationEngineTest, MovesAGuestWhole) {
   for (const auto& round : report.rounds) sent += round.sent_bytes;
   EXPECT_EQ(rig.source->progress().sent_bytes, sent);
   EXPECT_EQ(rig.world.calls("source resume"), 1) << "after the rehearsal alone";
+}
+
+TEST(MigrationEngineTest, CountersGoOnFromWhenTheyWereRead) {
+  MigrationRig rig;
+  // They have gone on while the guest was being paused, which here takes long.
+  rig.world.on_call = [](const std::string& call) {
+    if (call == "source pause 2") std::this_thread::sleep_for(100ms);
+  };
+  rig.run();
+  rig.expect_arrived();
+  const auto& report = rig.moved->value();
+  EXPECT_GE(report.parts.pause, 100ms);
+  EXPECT_LE(rig.destination_guest.since_save, report.downtime - report.parts.pause);
 }
 
 TEST(MigrationEngineTest, ComparesDigestsWhereAskedTo) {

@@ -130,7 +130,9 @@ TEST_F(DestinationTest, WaitsForTheNextSourceWhereOneSaysNothingOfUse) {
     PeerLink link(source.open({.kind = ConnectionKind::kControl, .id = rig.manifest.id}).value(),
                   kLong);
     ASSERT_TRUE(link.send(Done{}));
-    EXPECT_FALSE(link.receive(kLong));
+    const auto refusal = expect<Refuse>(link.receive(kLong));
+    ASSERT_TRUE(refusal);
+    EXPECT_THAT(refusal.value().text, HasSubstr("sent DONE where it was to send MANIFEST"));
   }
   source.arrive();
   ASSERT_TRUE(source.link->send(Cancel{"enough"}));

@@ -208,9 +208,10 @@ class FakeDestinationGuest final : public DestinationGuest {
     world_.drop_disks(false);
     return success();
   }
-  [[nodiscard]] Result<> start(std::chrono::nanoseconds paused) override {
+  [[nodiscard]] Result<> start(std::chrono::nanoseconds elapsed) override {
     TRY(world_.call("destination start"));
-    EXPECT_GT(paused.count(), 0);
+    EXPECT_GT(elapsed.count(), 0);
+    since_save = elapsed;
     world_.run_at_destination();
     return success();
   }
@@ -218,6 +219,7 @@ class FakeDestinationGuest final : public DestinationGuest {
   GuestMemory ram =
       GuestMemory::create(kGuestBase, kGuestPages* kPageSize, Backing::kAnonymous).value();
   std::vector<std::byte> restored;
+  std::chrono::nanoseconds since_save{0};
 
  private:
   GuestWorld& world_;
