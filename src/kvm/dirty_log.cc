@@ -105,7 +105,6 @@ Result<> KvmDirtyLog::set_mode(DirtyLogMode mode) {
   return expect_mode(mode);
 }
 
-// A request that succeeds and has no effect would lose every write: the kernel itself is asked.
 Result<> KvmDirtyLog::expect_mode(DirtyLogMode mode) const {
   TRY(const auto found, mode_in_force());
   if (found == mode) return success();

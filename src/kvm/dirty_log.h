@@ -29,7 +29,8 @@ class KvmDirtyLog final : public DirtyLog {
   // An error leaves logging off.
   [[nodiscard]] Result<> start(DirtyLogMode mode) override;
   [[nodiscard]] Result<> set_mode(DirtyLogMode mode) override;
-  [[nodiscard]] Result<DirtyLogMode> mode_in_force() const override;
+  // What the kernel itself says.
+  [[nodiscard]] Result<DirtyLogMode> mode_in_force() const;
   [[nodiscard]] Result<std::uint64_t> armed() const override;
   [[nodiscard]] Result<> get(std::span<std::uint64_t> bits) override;
   [[nodiscard]] Result<> clear(PageRange range, std::span<const std::uint64_t> bits) override;

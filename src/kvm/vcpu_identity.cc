@@ -4,18 +4,13 @@
 #include <cstring>
 #include <unordered_set>
 
+#include "kvm/host_counter.h"
 #include "kvm/id_registers.h"
 #include "kvm/register_id.h"
 #include "kvm/vcpu.h"
 
 namespace vmm::kvm {
 namespace {
-
-std::uint64_t counter_frequency() {
-  std::uint64_t frequency = 0;
-  asm("mrs %0, cntfrq_el0" : "=r"(frequency));
-  return frequency;
-}
 
 std::uint64_t zeroing_block() {
   std::uint64_t dczid = 0;
@@ -29,7 +24,7 @@ std::uint64_t zeroing_block() {
 
 Result<CpuIdentity> Vcpu::identity() const {
   CpuIdentity identity;
-  identity.counter_hz = counter_frequency();
+  identity.counter_hz = host_counter_hz();
   identity.page_size = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   identity.dczid = zeroing_block();
   TRY(identity.register_ids, register_ids());

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstring>
 
+#include "kvm/host_counter.h"
 #include "kvm/id_registers.h"
 #include "kvm/ioctl.h"
 #include "kvm/register_id.h"
@@ -32,19 +33,6 @@ constexpr PowerName kPowerNames[] = {
     {PowerState::kOff, KVM_MP_STATE_STOPPED},
     {PowerState::kSuspended, KVM_MP_STATE_SUSPENDED},
 };
-
-// The host's counter: what the guest's are an offset from.
-std::uint64_t host_count() {
-  std::uint64_t count = 0;
-  asm volatile("isb\n\tmrs %0, cntvct_el0" : "=r"(count)::"memory");
-  return count;
-}
-
-std::uint64_t host_frequency() {
-  std::uint64_t frequency = 0;
-  asm("mrs %0, cntfrq_el0" : "=r"(frequency));
-  return frequency;
-}
 
 }  // namespace
 
@@ -179,7 +167,7 @@ Result<> Vcpu::restore_power(PowerState power) {
 
 Result<Counter> Vcpu::save_counter() const {
   Counter counter;
-  counter.frequency_hz = host_frequency();
+  counter.frequency_hz = host_counter_hz();
   // Both as of the same moment: time passes between two reads.
   const auto start = host_count();
   TRY(counter.virtual_count, get_register(kVirtualCount));
@@ -190,7 +178,7 @@ Result<Counter> Vcpu::save_counter() const {
 }
 
 Result<> Vcpu::restore_counter(const Counter& counter, std::uint64_t elapsed_ns) {
-  if (const auto here = host_frequency(); here != counter.frequency_hz) {
+  if (const auto here = host_counter_hz(); here != counter.frequency_hz) {
     return fail(ErrorKind::kHost, "the guest's counter ticks at {} Hz, this host's at {} Hz",
                 counter.frequency_hz, here);
   }

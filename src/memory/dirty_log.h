@@ -36,13 +36,12 @@ class DirtyLog {
   [[nodiscard]] virtual bool offers(DirtyLogMode mode) const = 0;
 
   // Turns logging on with every page counted as written: a page is watched once clear() has covered
-  // it. A mode that the host does not offer is an error.
+  // it. Error for a mode that the host does not offer, or that the kernel does not itself say is in
+  // force then, as a request that succeeds without effect would lose every write.
   [[nodiscard]] virtual Result<> start(DirtyLogMode mode) = 0;
-  // Goes over to the other mode. No write is lost: those found so far stay in the log.
+  // Goes over to the other mode, with the same errors. No write is lost: those found so far stay in
+  // the log.
   [[nodiscard]] virtual Result<> set_mode(DirtyLogMode mode) = 0;
-  // The mode that the kernel itself says is in force, which is more than that a request for it
-  // succeeded.
-  [[nodiscard]] virtual Result<DirtyLogMode> mode_in_force() const = 0;
   // Descriptors that the CPU was told to record the next write in, so far: grows with clear() in
   // hardware mode, or hardware logging records nothing.
   [[nodiscard]] virtual Result<std::uint64_t> armed() const = 0;

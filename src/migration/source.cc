@@ -244,15 +244,6 @@ Result<> Source::start_logging() {
   policy_.emplace(limits);
   mode_ = policy_->first_mode();
   TRY(tracker_->start(mode_));
-  // A request that succeeds and has no effect would lose every write: the kernel itself is asked.
-  TRY(const auto in_force, guest_.dirty_log().mode_in_force());
-  if (in_force != mode_) {
-    if (options_.require_hw) {
-      return fail(ErrorKind::kHost, "the kernel logs with {} though {} was asked for",
-                  to_string(in_force), to_string(mode_));
-    }
-    mode_ = in_force;
-  }
   log(LogLevel::kInfo, "migration {}: dirty logging by {}", manifest_.id.to_string(),
       mode_ == DirtyLogMode::kHardware ? "hardware" : "write protection");
   dirty_pages_ = tracker_->pages();

@@ -99,10 +99,9 @@ Result<> DirtyRateSampler::measure() {
   std::vector<std::uint64_t> seen(dirty_words(tracker_.pages()));
   // Everything counts as written at the start: it is watched from here on.
   TRY(tracker_.clear_pending(seen));
-  TRY(const auto in_force, log_.mode_in_force());
   {
     const std::lock_guard lock(mutex_);
-    rate_.mode = in_force;
+    rate_.mode = mode;
   }
   std::ranges::fill(seen, 0);
   const auto begun = SteadyClock::now();

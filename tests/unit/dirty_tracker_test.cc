@@ -50,7 +50,7 @@ using Pages = std::vector<std::uint64_t>;
 TEST_F(DirtyTrackerTest, StartsWithEveryPageOnceAndWithoutAskingTheLog) {
   memory.device_dirty().set(3);
   ASSERT_TRUE(tracker.start(DirtyLogMode::kHardware));
-  EXPECT_EQ(log.mode_in_force().value(), DirtyLogMode::kHardware);
+  EXPECT_EQ(log.mode(), DirtyLogMode::kHardware);
   EXPECT_EQ(tracker.remaining(), kPages);
   Pages all(kPages);
   for (std::uint64_t page = 0; page < kPages; ++page) all[page] = page;
@@ -144,7 +144,7 @@ TEST_F(DirtyTrackerTest, TurnsLoggingOffOnceAndWhenItGoes) {
     DirtyTracker other(log, memory);
     ASSERT_TRUE(other.start(DirtyLogMode::kHardware));
     ASSERT_TRUE(other.set_mode(DirtyLogMode::kWriteProtect));
-    EXPECT_EQ(log.mode_in_force().value(), DirtyLogMode::kWriteProtect);
+    EXPECT_EQ(log.mode(), DirtyLogMode::kWriteProtect);
   }
   EXPECT_FALSE(log.on);
   EXPECT_EQ(log.stops, 1);

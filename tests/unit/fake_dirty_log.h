@@ -35,7 +35,7 @@ class FakeDirtyLog final : public DirtyLog {
     mode_ = mode;
     return step();
   }
-  [[nodiscard]] Result<DirtyLogMode> mode_in_force() const override { return mode_; }
+  [[nodiscard]] DirtyLogMode mode() const { return mode_; }
   [[nodiscard]] Result<std::uint64_t> armed() const override { return armed_; }
   [[nodiscard]] Result<> get(std::span<std::uint64_t> bits) override {
     ++gets;
