@@ -260,10 +260,10 @@ def test_devices_survive_losing_their_driver_again_and_again(
 
 
 def test_a_reboot_keeps_what_is_on_the_disks(device_host: VmmHost, guest: NetworkGuest) -> None:
-    guest.run("head -c 3000000 /dev/urandom >/var/tmp/noise; md5sum /var/tmp/noise >/var/tmp/sum; "
+    guest.run("head -c 3000000 /dev/urandom >/noise; md5sum /noise >/noise.md5; "
               "setsid sh -c 'sleep 1; reboot' </dev/null >/dev/null 2>&1 &")
     guest.wait(boots=2)
-    guest.run("md5sum -c /var/tmp/sum")
+    guest.run("md5sum -c /noise.md5")
     assert device_host("stop").returncode == 0
     assert guest.guest.exit_status() == 0
     check = device_host.shell(f"e2fsck -fn {ROOT_DISK}", 60)
