@@ -22,6 +22,7 @@ json::object to_json(const DirtyRate& rate, const DirtyRateOptions& options) {
   return {{"mode", to_string(rate.mode)},
           {"period_ms", options.period.count()},
           {"interval_ms", options.interval.count()},
+          {"begun", std::chrono::duration<double>(rate.begun.time_since_epoch()).count()},
           {"measured_ms", seconds * 1000},
           {"intervals", std::move(intervals)},
           {"pages_per_s", pages_per_s},

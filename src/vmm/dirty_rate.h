@@ -32,6 +32,7 @@ struct DirtyRateOptions {
 struct DirtyRate {
   DirtyLogMode mode = DirtyLogMode::kWriteProtect;
   std::vector<std::uint64_t> intervals;  // pages written in each, counted once each
+  std::chrono::system_clock::time_point begun;
   std::chrono::nanoseconds measured{0};  // the intervals together
   std::uint64_t unique_pages = 0;        // written in any of them
 };

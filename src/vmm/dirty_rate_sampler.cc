@@ -99,12 +99,13 @@ Result<> DirtyRateSampler::measure() {
   std::vector<std::uint64_t> seen(dirty_words(tracker_.pages()));
   // Everything counts as written at the start: it is watched from here on.
   TRY(tracker_.clear_pending(seen));
+  std::ranges::fill(seen, 0);
+  const auto begun = SteadyClock::now();
   {
     const std::lock_guard lock(mutex_);
     rate_.mode = mode;
+    rate_.begun = std::chrono::system_clock::now();
   }
-  std::ranges::fill(seen, 0);
-  const auto begun = SteadyClock::now();
   const auto end = begun + options_.period;
   auto next = begun + options_.interval;
   auto last_look = begun;

@@ -29,7 +29,7 @@ def outcome_of(job: Job, timeout: float = 60) -> Outcome:
 
 
 def wait_for_round_one(guest: MovingGuest) -> None:
-    """Wait until memory is under way."""
+    """Wait until memory is under way, as `dirty-rate` says, which then reports the migration."""
     guest.job.until("vmm stats dirty-rate --json | grep -q '\"round\":1'", 20)
 
 
@@ -62,6 +62,7 @@ def test_destination_killed_before_commit_lets_the_source_run_on(two: TwoHosts) 
     assert_moves_now(two, guest)
 
 
+@pytest.mark.full
 def test_destination_killed_with_the_commit_on_its_way_leaves_the_source_in_doubt(
     two: TwoHosts
 ) -> None:
@@ -103,6 +104,7 @@ def test_destination_killed_after_commit_is_the_sole_owner(two: TwoHosts) -> Non
     two.assert_nothing_left(0)
 
 
+@pytest.mark.full
 def test_operator_resumes_a_guest_in_doubt(two: TwoHosts) -> None:
     guest = two.started()
     receiver = guest.listen()
@@ -115,6 +117,7 @@ def test_operator_resumes_a_guest_in_doubt(two: TwoHosts) -> None:
     two.assert_runs_on(guest)
 
 
+@pytest.mark.full
 def test_link_cut_in_the_first_round(two: TwoHosts) -> None:
     guest = two.started()
     receiver = guest.listen(*QUICK)
@@ -132,6 +135,7 @@ def test_link_cut_in_the_first_round(two: TwoHosts) -> None:
     assert_moves_now(two, guest)
 
 
+@pytest.mark.full
 def test_link_cut_while_the_guest_is_stopped(two: TwoHosts) -> None:
     guest = two.started()
     receiver = guest.listen(*QUICK)
@@ -175,6 +179,7 @@ def test_cancel_in_a_round(two: TwoHosts) -> None:
     assert_moves_now(two, guest)
 
 
+@pytest.mark.full
 def test_interrupting_the_command_cancels(two: TwoHosts) -> None:
     guest = two.started()
     guest.listen()
@@ -186,6 +191,7 @@ def test_interrupting_the_command_cancels(two: TwoHosts) -> None:
     two.assert_runs_on(guest)
 
 
+@pytest.mark.full
 def test_limit_of_time_cancels_unless_it_stops_and_copies(two: TwoHosts) -> None:
     guest = two.started("--size 48M --tick 2 --interval 100")
     guest.listen()
