@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from kernel_series import (
-    BASELINE, FOLDER, INTERFACE, LOG_MODES, PROTECTED_BASELINE, STRESS_CORE, STRESS_FULL, Selftest,
+    BASELINE, FOLDER, INTERFACE, LOG_MODES, PROTECTED_BASELINE, STRESS, STRESS_CORE, Selftest,
     check, prepare, run_selftest,
 )
 from lab.artifacts import selftests
@@ -86,7 +86,7 @@ def test_selftest_passes_as_without_the_series(mode_host: Host, test: Selftest, 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("test", [INTERFACE, STRESS_FULL, *LOG_MODES], ids=lambda test: test.title)
+@pytest.mark.parametrize("test", [INTERFACE, *STRESS, *LOG_MODES], ids=lambda test: test.title)
 def test_series_with_and_without_vhe(mode_host: Host, test: Selftest) -> None:
     check(test, run_selftest(mode_host, test))
 
@@ -120,8 +120,14 @@ def debug_host() -> Iterator[Host]:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("test", [INTERFACE, STRESS_FULL, *LOG_MODES], ids=lambda test: test.title)
+@pytest.mark.parametrize("test", [INTERFACE, *LOG_MODES], ids=lambda test: test.title)
 def test_series_on_the_debug_kernel(debug_host: Host, test: Selftest) -> None:
+    check(test, run_selftest(debug_host, test, slower=DEBUG_SLOWDOWN))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("test", STRESS, ids=lambda test: test.arguments.split()[1])
+def test_no_write_is_lost_on_the_debug_kernel(debug_host: Host, test: Selftest) -> None:
     check(test, run_selftest(debug_host, test, slower=DEBUG_SLOWDOWN))
 
 
