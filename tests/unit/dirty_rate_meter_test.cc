@@ -40,8 +40,8 @@ TEST_F(DirtyRateMeterTest, AMeasurementIsStartedAndAskedForUntilItIsDone) {
   const auto rate = guest_.call_until("dirty_rate.get", is_done);
   ASSERT_TRUE(is_done(rate));
   const auto& object = rate.value().as_object();
-  for (const auto* key : {"mode", "period_ms", "interval_ms", "begun", "measured_ms",
-                          "intervals", "pages_per_s", "bytes_per_s", "unique_pages", "done"}) {
+  for (const auto* key : {"mode", "period_ms", "interval_ms", "begun", "measured_ms", "intervals",
+                          "pages_per_s", "bytes_per_s", "unique_pages", "done"}) {
     EXPECT_TRUE(object.contains(key)) << key;
   }
   EXPECT_EQ(object.at("mode"), "hw");
