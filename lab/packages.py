@@ -22,6 +22,8 @@ GROUPS: dict[str, list[str]] = {
         "make", "bc", "bison", "flex", "libelf-dev", "libssl-dev", "rsync", "patch", "xz-utils",
         "cpio", "kmod", "device-tree-compiler", "e2fsprogs",
     ],
+    # For tests/bench/transport, which runs on this machine rather than in a host.
+    "bench": ["iperf3", "qemu-system-arm"],
     # Only for ./test --full and -L fuzz.
     "fuzz": ["clang-16", "libclang-rt-16-dev"],
     "test": ["clang-format-16 | clang-format", "clang-tidy-16 | clang-tidy", "python3-pytest"],

@@ -24,6 +24,12 @@ class Channel {
   // Writes all parts, in order, straight from where they lie. Error where the peer takes nothing
   // for longer than the timeout, or is gone.
   [[nodiscard]] virtual Result<> write(std::span<const iovec> parts) = 0;
+  // As write(), for memory that others may write to meanwhile, and that stays mapped until the call
+  // returns: parts of kReferredBytes or more may be read later, until the peer has them. What then
+  // arrives is what they hold at some moment from the call on. Smaller parts are read before it
+  // returns. The calling thread blocks or ignores SIGPIPE.
+  [[nodiscard]] virtual Result<> write_live(std::span<const iovec> parts) { return write(parts); }
+  static constexpr std::size_t kReferredBytes = 64 << 10;
   // Fills all parts. Error where nothing comes for longer than the timeout, or the peer is gone.
   [[nodiscard]] virtual Result<> read(std::span<const iovec> parts) = 0;
 

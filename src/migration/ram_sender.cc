@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <csignal>
 #include <cstdlib>
 #include <utility>
 
@@ -16,6 +17,14 @@ std::uint64_t count(const Bits& bits) {
   std::uint64_t set = 0;
   for (const auto word : bits) set += static_cast<std::uint64_t>(std::popcount(word));
   return set;
+}
+
+// As write_live() wants it. A signal that is pending goes with the thread.
+void block_sigpipe() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGPIPE);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 
 }  // namespace
@@ -86,6 +95,7 @@ Result<RoundCounters> RamSender::run(Job job) {
 }
 
 void RamSender::work(Channel& channel) {
+  block_sigpipe();
   RecordBatch batch;
   std::uint64_t done = 0;
   for (;;) {
@@ -204,7 +214,7 @@ Result<> RamSender::flush(Channel& channel, RecordBatch& batch) {
   if (!limiter_.acquire(batch.bytes())) {
     return fail(ErrorKind::kMigration, "sending guest memory was interrupted");
   }
-  TRY(channel.write(batch.parts()));
+  TRY(channel.write_live(batch.parts()));
   counters_.bytes += batch.bytes();
   batch.clear();
   return success();

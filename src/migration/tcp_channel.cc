@@ -8,6 +8,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <optional>
@@ -51,10 +52,28 @@ Result<T> without_exceptions(ErrorKind kind, const std::string& what, Work work)
 }  // namespace
 
 Result<> TcpChannel::write(std::span<const iovec> parts) {
+  return write_copies(parts, false);
+}
+
+Result<> TcpChannel::write_copies(std::span<const iovec> parts, bool more) {
   to_write_.assign(parts);
   while (!to_write_.done()) {
-    TRY(const auto sent, socket_->send_some(to_write_.rest()));
+    TRY(const auto sent, socket_->send_some(to_write_.rest(), more));
     to_write_.advance(sent);
+  }
+  return success();
+}
+
+Result<> TcpChannel::write_live(std::span<const iovec> parts) {
+  const auto is_large = [](const iovec& part) { return part.iov_len >= kReferredBytes; };
+  while (!parts.empty()) {
+    const auto large = std::ranges::find_if(parts, is_large);
+    const auto copied = static_cast<std::size_t>(large - parts.begin());
+    TRY(write_copies(parts.first(copied), copied < parts.size()));
+    parts = parts.subspan(copied);
+    if (parts.empty()) break;
+    TRY(socket_->send_referred(parts.front(), parts.size() > 1));
+    parts = parts.subspan(1);
   }
   return success();
 }

@@ -1,11 +1,14 @@
 #include "migration/tcp_socket.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
@@ -16,6 +19,9 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+
+// Pages in a pipe at once: what an unprivileged user may have by default.
+constexpr int kPipeBytes = 1 << 20;
 
 // A kernel that does not know an option, or a socket that is gone already, only makes a cut link
 // be noticed later: the next operation says what is wrong.
@@ -61,6 +67,8 @@ TcpSocket::TcpSocket(Fd fd, std::string peer, milliseconds timeout)
   set_option(fd_, IPPROTO_TCP, TCP_NODELAY, 1);
   set_option(fd_, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd_, IPPROTO_TCP, TCP_KEEPCNT, 3);
+  // splice(2) has no flag for it.
+  (void)::fcntl(fd_.get(), F_SETFL, ::fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
   set_timeout(timeout);
 }
 
@@ -73,15 +81,59 @@ void TcpSocket::set_timeout(milliseconds timeout) {
   set_option(fd_, IPPROTO_TCP, TCP_KEEPINTVL, whole_seconds(timeout / 6));
 }
 
-Result<std::size_t> TcpSocket::send_some(std::span<const iovec> parts) {
+Result<std::size_t> TcpSocket::send_some(std::span<const iovec> parts, bool more) {
   const msghdr message = message_of(parts);
+  const int flags = MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0);
   for (;;) {
-    const ssize_t sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t sent = ::sendmsg(fd_.get(), &message, flags);
     if (sent > 0) return static_cast<std::size_t>(sent);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && errno != EAGAIN) return fail(lost(errno));
     TRY(wait(POLLOUT));
   }
+}
+
+Result<> TcpSocket::send_referred(iovec part, bool more) {
+  if (!pipe_in_.valid()) {
+    TRY(make_pipe());
+  }
+  while (part.iov_len > 0) {
+    const ssize_t taken = ::vmsplice(pipe_in_.get(), &part, 1, SPLICE_F_NONBLOCK);
+    if (taken < 0 && errno == EINTR) continue;
+    if (taken <= 0) return fail_errno(ErrorKind::kHost, "cannot send memory by reference");
+    const auto bytes = static_cast<std::size_t>(taken);
+    part.iov_base = static_cast<std::byte*>(part.iov_base) + bytes;
+    part.iov_len -= bytes;
+    TRY(splice_pipe(bytes, more || part.iov_len > 0));
+  }
+  return success();
+}
+
+Result<> TcpSocket::make_pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    return fail_errno(ErrorKind::kHost, "cannot make a pipe to send memory by");
+  }
+  pipe_out_ = Fd(ends[0]);
+  pipe_in_ = Fd(ends[1]);
+  // A smaller one only takes more calls.
+  (void)::fcntl(pipe_in_.get(), F_SETPIPE_SZ, kPipeBytes);
+  return success();
+}
+
+Result<> TcpSocket::splice_pipe(std::size_t bytes, bool more) {
+  const unsigned flags = SPLICE_F_NONBLOCK | (more ? SPLICE_F_MORE : 0);
+  while (bytes > 0) {
+    const ssize_t sent = ::splice(pipe_out_.get(), nullptr, fd_.get(), nullptr, bytes, flags);
+    if (sent > 0) {
+      bytes -= static_cast<std::size_t>(sent);
+    } else if (sent == 0 || errno == EAGAIN) {
+      TRY(wait(POLLOUT));
+    } else if (errno != EINTR) {
+      return fail(lost(errno));
+    }
+  }
+  return success();
 }
 
 Result<std::size_t> TcpSocket::receive_some(std::span<const iovec> parts) {

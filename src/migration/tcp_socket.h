@@ -45,9 +45,15 @@ class TcpSocket {
   TcpSocket(Fd fd, std::string peer, std::chrono::milliseconds timeout);
 
   // Sends or receives what fits at once, at least one byte, waiting for that up to the timeout.
-  // `parts` is not empty and has no empty part.
-  [[nodiscard]] Result<std::size_t> send_some(std::span<const iovec> parts);
+  // `parts` is not empty and has no empty part. `more` says that more is to be sent at once, so
+  // that a packet need not go out before it is full.
+  [[nodiscard]] Result<std::size_t> send_some(std::span<const iovec> parts, bool more = false);
   [[nodiscard]] Result<std::size_t> receive_some(std::span<const iovec> parts);
+
+  // Sends all of a part by reference: its pages are read when they go out to the network, or are
+  // sent again. Threads that call this block or ignore SIGPIPE, which a peer that is gone raises:
+  // splice(2) has no MSG_NOSIGNAL.
+  [[nodiscard]] Result<> send_referred(iovec part, bool more);
 
   // As Channel's.
   void set_timeout(std::chrono::milliseconds timeout);
@@ -55,11 +61,16 @@ class TcpSocket {
   [[nodiscard]] const std::string& peer() const { return peer_; }
 
  private:
+  [[nodiscard]] Result<> make_pipe();
+  [[nodiscard]] Result<> splice_pipe(std::size_t bytes, bool more);
   [[nodiscard]] Result<> wait(short events);
   // Error of an operation that failed with an errno, or 0 for the end of the stream.
   [[nodiscard]] Error lost(int system_errno) const;
 
   Fd fd_;
+  // Pages on their way from memory to the socket; made when first needed, empty between two calls.
+  Fd pipe_out_;
+  Fd pipe_in_;
   std::string peer_;
   std::atomic<std::chrono::milliseconds> timeout_;
   std::atomic<bool> interrupted_ = false;
