@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <csignal>
 #include <thread>
 
 #include "channel_fakes.h"
@@ -130,6 +132,54 @@ TEST(TcpChannelTest, CarriesPartsOfAnySizeInOrder) {
                         iovec{received.data() + 1, received.size() - 1}};
   ASSERT_TRUE(pair.theirs[0]->read(into));
   EXPECT_EQ(received, sent);
+}
+
+TEST(TcpChannelTest, CarriesLivePartsInOrderAndReadsSmallOnesAtOnce) {
+  TcpPairs pair(1);
+  auto data = pattern(3'000'000);
+  const auto sent = data;
+  // A small part, a large one that fills no page, small ones, and a large one at the end.
+  const std::size_t small = Channel::kReferredBytes - 1;
+  std::vector<iovec> parts;
+  std::size_t at = 0;
+  for (const std::size_t size : {std::size_t{24}, 1'234'567ul, small, std::size_t{0}, small}) {
+    parts.push_back({data.data() + at, size});
+    at += size;
+  }
+  parts.push_back({data.data() + at, data.size() - at});
+  std::vector<std::byte> received(sent.size());
+  std::jthread reader([&] { EXPECT_TRUE(read_bytes(*pair.theirs[0], received)); });
+  ASSERT_TRUE(pair.ours[0]->write_live(parts));
+  reader.join();
+  EXPECT_EQ(received, sent);
+
+  parts.resize(1);
+  ASSERT_TRUE(pair.ours[0]->write_live(parts));
+  std::ranges::fill(data, std::byte{0});
+  received.resize(parts[0].iov_len);
+  ASSERT_TRUE(read_bytes(*pair.theirs[0], received));
+  EXPECT_TRUE(std::ranges::equal(received, std::span(sent).first(received.size())));
+}
+
+TEST(TcpChannelTest, FailsToWriteLiveWhereThePeerIsGoneOrTakesNothing) {
+  ::signal(SIGPIPE, SIG_IGN);
+  TcpPairs pair(2);
+  auto data = pattern(64 << 20);
+  const iovec part{.iov_base = data.data(), .iov_len = data.size()};
+  pair.theirs[0].reset();
+  Result<> written = success();
+  while (written) written = pair.ours[0]->write_live(std::span(&part, 1));
+  EXPECT_THAT(written.error().message(),
+              StartsWith("lost the connection to " + pair.ours[0]->peer() + ": "));
+
+  pair.ours[1]->set_timeout(20ms);
+  written = pair.ours[1]->write_live(std::span(&part, 1));
+  ASSERT_FALSE(written);
+  EXPECT_THAT(written.error().message(), HasSubstr(pair.ours[1]->peer()));
+  pair.ours[1]->interrupt();
+  written = pair.ours[1]->write_live(std::span(&part, 1));
+  ASSERT_FALSE(written);
+  EXPECT_THAT(written.error().message(), EndsWith("was interrupted"));
 }
 
 TEST(TcpChannelTest, CarriesBothWaysAtOnce) {
