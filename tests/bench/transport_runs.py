@@ -21,8 +21,9 @@ from lab.qmp import Qmp  # noqa: E402
 
 QEMU = "qemu-system-aarch64"
 ADDRESS = "127.0.0.1"
-RAM_START = 0x40000000  # of QEMU's virt machine
-FILL_MIB = 1024  # QEMU's loader takes no file of 2 GiB or more
+# QEMU's virt machine has RAM from 1 GiB on, and its device tree in the first MiB of it.
+FILL_START = 0x40200000
+FILL_MIB = 1022  # its loader takes no file of 2 GiB or more
 LIMIT_S = 300
 _UNLIMITED = 1 << 40  # bytes a second: QEMU's 0 is not as fast
 
@@ -112,7 +113,7 @@ class _Guest:
     def __init__(self, folder: Path, name: str, mib: int, options: Sequence[str]) -> None:
         monitor = folder / f"{name}.qmp"
         self._process = subprocess.Popen(
-            [QEMU, "-M", "virt", "-S", "-m", str(mib), "-nodefaults", "-display", "none",
+            [QEMU, "-M", "virt", "-cpu", "cortex-a57", "-S", "-m", str(mib), "-nodefaults", "-display", "none",
              "-qmp", f"unix:{monitor},server=on,wait=off", *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
@@ -124,7 +125,7 @@ class _Guest:
     def _connect(self, path: Path) -> Qmp:
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            with contextlib.suppress(FileNotFoundError, ConnectionError):
                 return Qmp(path, timeout=LIMIT_S)
             if self._process.poll() is not None:
                 raise BenchError(f"{QEMU}: {self._process.stderr.read().strip()}")
@@ -162,9 +163,10 @@ def _guest(*arguments: object) -> Iterator[_Guest]:
 
 def qemu_transfer(folder: Path, fill: Path, mib: int, multifd: int) -> Transfer:
     """One migration of a fresh guest whose RAM is filled with copies of the file `fill`."""
-    loaders = [f"loader,file={fill},force-raw=on,addr={RAM_START + (at << 20):#x}"
-               for at in range(0, mib, FILL_MIB)]
-    options = [word for loader in loaders for word in ("-device", loader)]
+    places = fill_places(mib)
+    options = [word for place in places
+               for word in ("-device", f"loader,file={fill},force-raw=on,addr={place:#x}")]
+    least_bytes = len(places) * FILL_MIB << 20
     try:
         with (_guest(folder, "source", mib, options) as source,
               _guest(folder, "target", mib, ["-incoming", "defer"]) as target):
@@ -175,7 +177,7 @@ def qemu_transfer(folder: Path, fill: Path, mib: int, multifd: int) -> Transfer:
             before = source.cpu(), target.cpu()
             source.monitor.command("migrate", uri=uri)
             deadline = time.monotonic() + LIMIT_S
-            while (wall := qemu_wall(source.migration(), mib << 20)) is None:
+            while (wall := qemu_wall(source.migration(), least_bytes)) is None:
                 _pause_until(deadline)
             while target.migration().get("status") != "completed":
                 _pause_until(deadline)
@@ -219,6 +221,11 @@ def _children(before: os.times_result, after: os.times_result) -> float:
     """CPU seconds of the children that were waited for in between."""
     return (after.children_user - before.children_user
             + after.children_system - before.children_system)
+
+
+def fill_places(mib: int) -> list[int]:
+    """Guest addresses of the copies of FILL_MIB that fill a guest of `mib`, but for a few MiB."""
+    return [FILL_START + (copy * FILL_MIB << 20) for copy in range((mib - 2) // FILL_MIB)]
 
 
 def free_port() -> int:

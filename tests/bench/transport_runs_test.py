@@ -9,7 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from benchlib import BenchError
 from transport_runs import (
-    Transfer, Transfers, best, iperf_result, meter_result, process_cpu, qemu_wall,
+    FILL_MIB, Transfer, Transfers, best, fill_places, iperf_result, meter_result, process_cpu,
+    qemu_wall,
 )
 
 
@@ -44,6 +45,13 @@ def test_qemus_time_counts_once_all_has_been_sent() -> None:
         qemu_wall(done, (3 << 30) + 1)
     with pytest.raises(BenchError, match="no route"):
         qemu_wall({"status": "failed", "error-desc": "no route"}, 1)
+
+
+def test_fill_stays_within_the_guest_and_leaves_little() -> None:
+    places = fill_places(3072)
+    assert [after - before for before, after in zip(places, places[1:])] == [FILL_MIB << 20] * 2
+    end, ram_end = places[-1] + (FILL_MIB << 20), (1024 + 3072) << 20
+    assert ram_end - (8 << 20) < end <= ram_end
 
 
 def test_cpu_time_of_a_process_whose_name_is_odd() -> None:
