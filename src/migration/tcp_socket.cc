@@ -127,7 +127,9 @@ Result<> TcpSocket::splice_pipe(std::size_t bytes, bool more) {
     const ssize_t sent = ::splice(pipe_out_.get(), nullptr, fd_.get(), nullptr, bytes, flags);
     if (sent > 0) {
       bytes -= static_cast<std::size_t>(sent);
-    } else if (sent == 0 || errno == EAGAIN) {
+    } else if (sent == 0) {
+      return fail(lost(0));
+    } else if (errno == EAGAIN) {
       TRY(wait(POLLOUT));
     } else if (errno != EINTR) {
       return fail(lost(errno));
