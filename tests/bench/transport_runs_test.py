@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from benchlib import BenchError
 from transport_runs import (
-    FILL_MIB, Transfer, Transfers, best, fill_places, iperf_result, meter_result, process_cpu,
+    FILL_MIB, Transfer, Transfers, best, fill_places, iperf_wall, meter_result, process_cpu,
     qemu_wall,
 )
 
@@ -59,9 +59,9 @@ def test_cpu_time_of_a_process_whose_name_is_odd() -> None:
     assert process_cpu(stat, 100) == 1.75
 
 
-def test_iperf_result() -> None:
-    text = json.dumps({"end": {"sum_received": {"seconds": 1.5, "bytes": 7}}})
-    assert iperf_result(text, 0.25, 0.5) == (Transfer(1.5, 0.25, 0.5), 7)
+def test_iperfs_time_is_that_of_all_bytes() -> None:
+    text = json.dumps({"end": {"sum_received": {"seconds": 1.5, "bytes": 750}}})
+    assert iperf_wall(text, 1000) == 2.0
     for wrong in ("", json.dumps({"error": "unable to connect", "end": {}})):
         with pytest.raises(BenchError):
-            iperf_result(wrong, 0, 0)
+            iperf_wall(wrong, 1000)
