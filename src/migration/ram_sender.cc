@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "migration/tcp_socket.h"
 #include "migration/zero_page.h"
 
 namespace vmm::migration {
@@ -211,11 +212,17 @@ void RamSender::add_pages(RecordBatch& batch, PageRange range, bool elide) {
 }
 
 Result<> RamSender::flush(Channel& channel, RecordBatch& batch) {
-  if (!limiter_.acquire(batch.bytes())) {
-    return fail(ErrorKind::kMigration, "sending guest memory was interrupted");
+  IovCursor rest;
+  rest.assign(batch.parts());
+  std::vector<iovec> piece;
+  while (!rest.done()) {
+    const std::uint64_t bytes = limiter_.acquire(rest.bytes());
+    if (bytes == 0) return fail(ErrorKind::kMigration, "sending guest memory was interrupted");
+    rest.first(bytes, piece);
+    TRY(channel.write_live(piece));
+    rest.advance(bytes);
+    counters_.bytes += bytes;
   }
-  TRY(channel.write_live(batch.parts()));
-  counters_.bytes += batch.bytes();
   batch.clear();
   return success();
 }

@@ -53,6 +53,16 @@ void IovCursor::assign(std::span<const iovec> parts) {
   }
 }
 
+void IovCursor::first(std::size_t count, std::vector<iovec>& parts) const {
+  parts.clear();
+  for (std::size_t i = at_; count > 0; ++i) {
+    auto part = parts_[i];
+    part.iov_len = std::min(part.iov_len, count);
+    count -= part.iov_len;
+    parts.push_back(part);
+  }
+}
+
 void IovCursor::advance(std::size_t count) {
   if (count > bytes_) std::abort();
   bytes_ -= count;

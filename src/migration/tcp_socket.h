@@ -26,6 +26,8 @@ class IovCursor {
   [[nodiscard]] std::span<const iovec> rest() const { return std::span(parts_).subspan(at_); }
   // Bytes left.
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  // Makes `parts` the first `count` bytes of the rest; no more than are left.
+  void first(std::size_t count, std::vector<iovec>& parts) const;
   // `count` bytes were transferred; no more than are left.
   void advance(std::size_t count);
 

@@ -27,6 +27,7 @@ class ScriptedChannel final : public Channel {
 
   [[nodiscard]] Result<> write(std::span<const iovec> parts) override {
     const std::lock_guard lock(mutex_);
+    ++writes_;
     for (const auto& part : parts) {
       if (interrupted_) return fail(ErrorKind::kMigration, "interrupted");
       const auto* data = static_cast<const std::byte*>(part.iov_base);
@@ -65,6 +66,11 @@ class ScriptedChannel final : public Channel {
     const std::lock_guard lock(mutex_);
     return written_;
   }
+  // How many calls that took.
+  [[nodiscard]] int writes() {
+    const std::lock_guard lock(mutex_);
+    return writes_;
+  }
 
  private:
   std::mutex mutex_;
@@ -72,6 +78,7 @@ class ScriptedChannel final : public Channel {
   std::string peer_ = "peer";
   std::vector<std::byte> input_;
   std::vector<std::byte> written_;
+  int writes_ = 0;
   std::size_t at_ = 0;
   std::size_t room_ = std::numeric_limits<std::size_t>::max();
   bool closes_ = false;

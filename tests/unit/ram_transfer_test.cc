@@ -91,6 +91,18 @@ class RamSenderRecordsTest : public RamSenderTest {
 
 using Records = std::vector<std::string>;
 
+TEST_F(RamSenderRecordsTest, ALimitCutsWhatIsSentAnywhereAndLeavesNothingOut) {
+  for (std::uint64_t page = 0; page < 20; ++page) write(page, page + 1);
+  write(30, 1);
+  start();
+  ram_sender->set_rate(1'000'000);  // pieces of 10 kB
+  const auto sent = ram_sender->send_round(1, true).value();
+  EXPECT_EQ(records(), (Records{"pages 0+20", "pages 30+1", "end 1"}));
+  EXPECT_EQ(sent.bytes, 21 * kPageSize + 3 * sizeof(RecordHeader));
+  // All but the last, and the end of the round by itself.
+  EXPECT_EQ(channel->writes(), 10);
+}
+
 TEST_F(RamSenderRecordsTest, LeavesOutUntouchedAndZeroPagesInTheFirstRoundAlone) {
   write(2, 1);
   write(3, 1);
