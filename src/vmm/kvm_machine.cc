@@ -20,6 +20,7 @@
 #include "vmm/host_check.h"
 #include "vmm/layout.h"
 #include "vmm/machine_state.h"
+#include "vmm/vcpu_throttle.h"
 #include "vmm/virtio_devices.h"
 
 namespace vmm {
@@ -264,6 +265,8 @@ class KvmMachine final : public Machine, private MovableMachine {
   [[nodiscard]] GuestMemory& memory() override { return memory_; }
   [[nodiscard]] DirtyLog& dirty_log() override { return *log_; }
 
+  void throttle(unsigned percent) override { throttle_.set(percent); }
+
   [[nodiscard]] const std::vector<std::byte>& identity() const override { return identity_; }
 
   [[nodiscard]] Result<std::vector<std::byte>> save() override {
@@ -341,6 +344,9 @@ class KvmMachine final : public Machine, private MovableMachine {
   std::vector<kvm::Vcpu*> vcpus_;  // of the threads, in order of their index
   std::vector<std::uint64_t> affinities_;
   std::vector<std::unique_ptr<VcpuThread>> threads_;
+  VcpuThrottle throttle_{[this](bool held) {
+    for (const auto& thread : threads_) thread->hold(held);
+  }};
 };
 
 }  // namespace

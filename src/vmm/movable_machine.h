@@ -23,6 +23,9 @@ class MovableMachine {
   [[nodiscard]] virtual GuestMemory& memory() = 0;
   [[nodiscard]] virtual DirtyLog& dirty_log() = 0;
 
+  // Keeps vCPUs out of the guest for so many percent of the time, 0 to 99, also over pauses.
+  virtual void throttle(unsigned percent) = 0;
+
   // What the guest sees of the CPUs and the interrupt controller, encoded: ID registers, counter
   // frequency, vector lengths.
   [[nodiscard]] virtual const std::vector<std::byte>& identity() const = 0;

@@ -51,13 +51,22 @@ void VcpuThread::want(State state) {
   const std::lock_guard lock(mutex_);
   if (wanted_ == State::kStopped) return;
   wanted_ = state;
-  if (state != State::kRunning) {
-    // The flag first: a thread about to enter the guest sees it, one inside sees the signal.
-    vcpu_->request_exit();
-    if (state_ == State::kRunning && ::pthread_kill(thread_handle_, kick_signal()) != 0) {
-      std::abort();
-    }
+  if (state != State::kRunning) kick();
+  changed_.notify_all();
+}
+
+void VcpuThread::kick() {
+  // The flag first: a thread about to enter the guest sees it, one inside sees the signal.
+  vcpu_->request_exit();
+  if (state_ == State::kRunning && ::pthread_kill(thread_handle_, kick_signal()) != 0) {
+    std::abort();
   }
+}
+
+void VcpuThread::hold(bool held) {
+  const std::lock_guard lock(mutex_);
+  held_ = held;
+  if (held) kick();
   changed_.notify_all();
 }
 
@@ -119,7 +128,8 @@ bool VcpuThread::enter_running() {
     changed_.notify_all();
     return false;
   }
-  vcpu_->allow_run();
+  // One that is held completes its last exit, and then waits in keep_running().
+  if (!held_) vcpu_->allow_run();
   state_ = State::kRunning;
   return true;
 }
@@ -131,9 +141,10 @@ void VcpuThread::leave_running() {
 }
 
 bool VcpuThread::keep_running() {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !held_ || wanted_ != State::kRunning; });
   if (wanted_ != State::kRunning) return false;
-  // Resumed before it had paused: the request to leave is still there.
+  // Held no more, or resumed before it had paused: the request to leave is still there.
   vcpu_->allow_run();
   return true;
 }

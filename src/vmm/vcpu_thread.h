@@ -24,7 +24,7 @@ using VcpuEvent = std::variant<GuestEvent, Error>;
 //   kPaused ------------> kRunning ------------------------------> kPaused
 //      \_____________________\______ stop() ______________________> kStopped
 //
-// It starts paused. All methods are for the thread that owns it.
+// It starts paused. All methods are for the thread that owns it, but hold().
 class VcpuThread {
  public:
   enum class State { kPaused, kRunning, kStopped };
@@ -45,6 +45,10 @@ class VcpuThread {
   // exit left open. Two calls, so that all vCPUs leave at the same time.
   void request_pause();
   void wait_paused();
+  // Keeps the vCPU out of the guest though it is running, until hold(false). Does not delay a pause
+  // or stop(), and holds over them. Returns at once. Threads: any, while the owner keeps the
+  // object.
+  void hold(bool held);
   // Ends the thread; it cannot be resumed again.
   void stop();
 
@@ -60,10 +64,13 @@ class VcpuThread {
   void leave_running();
   // Runs until the state wanted is no longer kRunning.
   [[nodiscard]] Result<> run_guest();
-  // After an interruption: false where the thread is to leave the guest.
+  // After an interruption: waits while the vCPU is held; false where the thread is to leave the
+  // guest.
   [[nodiscard]] bool keep_running();
   void report(VcpuEvent event);
   void want(State state);
+  // Takes the thread out of the guest, or keeps it from entering; under mutex_.
+  void kick();
 
   const unsigned index_;
   const std::unique_ptr<kvm::RunnableVcpu> vcpu_;
@@ -75,6 +82,7 @@ class VcpuThread {
   std::condition_variable changed_;
   State wanted_ = State::kPaused;  // under mutex_
   State state_ = State::kPaused;   // under mutex_
+  bool held_ = false;              // under mutex_
   std::thread thread_;             // last but one, so that it starts with everything in place
   std::thread::native_handle_type thread_handle_{};
 };

@@ -27,6 +27,7 @@ class FakeMovable final : public MovableMachine {
 
   [[nodiscard]] GuestMemory& memory() override { return memory_; }
   [[nodiscard]] FakeDirtyLog& dirty_log() override { return log_; }
+  void throttle(unsigned percent) override { throttled = percent; }
   [[nodiscard]] const std::vector<std::byte>& identity() const override { return own_identity; }
   [[nodiscard]] Result<std::vector<std::byte>> save() override {
     ++saves;
@@ -47,6 +48,7 @@ class FakeMovable final : public MovableMachine {
   std::vector<std::byte> own_identity = std::vector<std::byte>(16, std::byte{0x11});
   std::vector<std::byte> state = std::vector<std::byte>(8, std::byte{0x22});
   bool restore_fails = false;
+  unsigned throttled = 0;
   int saves = 0;
   int restores = 0;
   std::optional<std::chrono::nanoseconds> stood_still;

@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "vmm/vcpu_throttle.h"
 #include "vmm_support.h"
 
 namespace vmm {
@@ -323,6 +324,106 @@ TEST_F(VcpuThreadTest, APauseLeavesNoExitOpen) {
     ASSERT_EQ(trace_.value_read, 0x4242'4242'4242'4242U);
     ASSERT_EQ(thread->state(), State::kPaused);
   }
+}
+
+// --- Held back ---
+
+TEST_F(VcpuThreadTest, StaysOutOfTheGuestWhileItIsHeld) {
+  auto thread = make();
+  thread->resume();
+  for (int i = 0; i < 50; ++i) {
+    wait_in_guest();
+    thread->hold(true);
+    wait_for([this] { return !trace_.in_guest; });
+    const int entries = trace_.entries;
+    if (i % 10 == 0) std::this_thread::sleep_for(5ms);
+    ASSERT_EQ(trace_.entries, entries) << i;
+    ASSERT_EQ(thread->state(), State::kRunning) << "it runs as far as others can tell";
+    thread->hold(false);
+  }
+  wait_in_guest();
+}
+
+TEST_F(VcpuThreadTest, IsHeldAndLetGoAtAnyMoment) {
+  auto thread = make();
+  thread->resume();
+  for (int i = 0; i < 200; ++i) {
+    thread->hold(true);
+    if (i % 2 == 0) std::this_thread::yield();
+    thread->hold(false);
+    if (i % 3 == 0) std::this_thread::yield();
+  }
+  wait_in_guest();
+}
+
+TEST_F(VcpuThreadTest, PausesAtOnceThoughItIsHeld) {
+  auto thread = make();
+  for (int i = 0; i < 100; ++i) {
+    thread->resume();
+    if (i % 2 == 0) wait_in_guest();
+    thread->hold(true);
+    if (i % 4 == 0) wait_for([this] { return !trace_.in_guest; });
+    thread->request_pause();
+    thread->wait_paused();  // nobody lets it go
+    ASSERT_EQ(thread->state(), State::kPaused);
+    ASSERT_FALSE(trace_.in_guest);
+    thread->hold(false);
+    const int entries = trace_.entries;
+    if (i % 20 == 0) std::this_thread::sleep_for(1ms);
+    ASSERT_EQ(trace_.entries, entries) << "let go is not resumed";
+  }
+}
+
+TEST_F(VcpuThreadTest, AHoldLastsOverAPause) {
+  auto thread = make();
+  thread->hold(true);
+  thread->resume();
+  std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(trace_.entries, 0);
+  thread->request_pause();
+  thread->wait_paused();
+  thread->resume();
+  std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(trace_.entries, 0);
+  thread->hold(false);
+  wait_in_guest();
+}
+
+TEST_F(VcpuThreadTest, StopsThoughItIsHeld) {
+  for (int i = 0; i < 20; ++i) {
+    auto thread = make();
+    thread->resume();
+    if (i % 2 == 0) wait_in_guest();
+    thread->hold(true);
+    thread->stop();
+    ASSERT_EQ(thread->state(), State::kStopped);
+    thread->hold(false);
+    thread->hold(true);
+  }
+}
+
+TEST_F(VcpuThreadTest, AHoldLeavesNoExitOpen) {
+  std::deque<FakeVcpu::Step> steps;
+  steps.emplace_back([this] { return vcpu_->mmio_read(kDeviceBase); });
+  auto thread = make(std::move(steps));
+  thread->resume();
+  wait_for([this] { return trace_.entries >= 1; });
+  thread->hold(true);
+  wait_for([this] { return !trace_.in_guest && !trace_.exit_open; });
+  EXPECT_EQ(trace_.value_read, 0x4242'4242'4242'4242U);
+}
+
+TEST_F(VcpuThreadTest, ThrottledItLeavesTheGuestAgainAndAgain) {
+  auto thread = make();
+  VcpuThrottle throttle([&](bool held) { thread->hold(held); });
+  thread->resume();
+  throttle.set(50);
+  wait_for([this] { return trace_.entries >= 5; });
+  throttle.set(0);
+  wait_in_guest();
+  const int entries = trace_.entries;
+  std::this_thread::sleep_for(50ms);
+  EXPECT_EQ(trace_.entries, entries) << "nobody disturbs it any more";
 }
 
 TEST_F(VcpuThreadTest, CountsExitsAndProcessorTime) {
