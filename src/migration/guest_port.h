@@ -26,6 +26,9 @@ class SourceGuest {
   [[nodiscard]] virtual Result<> pause() = 0;
   // Lets the guest do again what it did before pause().
   [[nodiscard]] virtual Result<> resume() = 0;
+  // Keeps vCPUs out of the guest for so many percent of the time, at most kMostThrottle; 0 ends
+  // that. Holds over pause() and resume().
+  virtual void throttle(unsigned percent) = 0;
   // Everything but memory, the guest's counters first; while paused.
   [[nodiscard]] virtual Result<std::vector<std::byte>> save() = 0;
   // Makes the disks durable and gives them up, or none of them; while paused. And takes them back.

@@ -26,6 +26,9 @@ constexpr double kProgress = 0.9;
 // sending still is most of it.
 constexpr double kPolishProgress = 0.7;
 constexpr unsigned kMaxPolish = 2;
+// In percent: the first is hardly felt, the last is for a guest that writes a hundred times as fast
+// as the link carries.
+constexpr unsigned kThrottleSteps[] = {20, 40, 60, 80, 90, 95, kMostThrottle};
 
 double milliseconds(Nanoseconds time) {
   return std::chrono::duration<double, std::milli>(time).count();
@@ -45,6 +48,8 @@ std::string_view to_string(RoundAction action) {
       return "switch to write-protect";
     case RoundAction::kSwitchToHardware:
       return "switch to hardware";
+    case RoundAction::kThrottle:
+      return "throttle";
     case RoundAction::kStopAndCopy:
       return "stop and copy";
     case RoundAction::kGiveUp:
@@ -78,6 +83,7 @@ RoundDecision RoundPolicy::after_round(const RoundFacts& facts, const RehearsalF
                                      kProgress * static_cast<double>(*fewest_);
   stalled_ = !fewer;
   auto decision = decide(facts, now, elapsed);
+  decision.throttle_percent = throttle_;
   fewest_ = std::min(fewest_.value_or(facts.dirty_at_end), facts.dirty_at_end);
   last_ = total;
   return decision;
@@ -162,11 +168,22 @@ RoundDecision RoundPolicy::when_stalled(const RoundFacts& facts, const Estimate&
   if (rest.total() > limits_.downtime) {
     return at_limit(now, "no round can help: the machine's state alone takes too long");
   }
-  if (!hardware && may_change(DirtyLogMode::kHardware)) {
+  if (throttle_ < limits_.max_throttle) return throttle(now);
+  // A guest that may be slowed is not given its speed back before it has moved.
+  if (!hardware && limits_.max_throttle == 0 && may_change(DirtyLogMode::kHardware)) {
     return change(DirtyLogMode::kHardware, now,
                   "write-protection did not help, so the guest gets its speed back");
   }
   return {RoundAction::kContinue, now.total(), "the guest writes as fast as pages are sent"};
+}
+
+RoundDecision RoundPolicy::throttle(const Estimate& now) {
+  const auto* step = std::ranges::upper_bound(kThrottleSteps, throttle_);
+  throttle_ = std::min(*step, limits_.max_throttle);
+  fewest_.reset();
+  return {RoundAction::kThrottle, now.total(),
+          fmt::format("the guest writes as fast as pages are sent: vCPUs are throttled by {} %",
+                      throttle_)};
 }
 
 bool RoundPolicy::may_change(DirtyLogMode to) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -22,6 +23,9 @@ enum class OnTimeout : std::uint8_t {
 // kAuto: hardware for bulk and write-protect towards the stop; the others: that way throughout.
 enum class LogChoice : std::uint8_t { kAuto, kHardware, kWriteProtect };
 
+// Percent. A guest that did not run at all would stand still without that being called downtime.
+inline constexpr unsigned kMostThrottle = 99;
+
 // total_time and max_rounds are there so that a guest that writes faster than the link carries ends
 // somewhere; half an hour moves a terabyte at 10 Gbit/s.
 struct PolicyLimits {
@@ -31,6 +35,9 @@ struct PolicyLimits {
   OnTimeout on_timeout = OnTimeout::kCancel;
   LogChoice log = LogChoice::kAuto;
   bool hardware_offered = false;
+  // How far vCPUs may be slowed: the share of time they are kept out of the guest, 0 (never) to
+  // kMostThrottle percent.
+  unsigned max_throttle = 0;
 };
 
 // How a round with the guest running went, its closing harvest included.
@@ -58,6 +65,7 @@ enum class RoundAction : std::uint8_t {
   kContinue,              // another round, logging as before
   kSwitchToWriteProtect,  // change logging, then another round
   kSwitchToHardware,      // the same
+  kThrottle,              // slow the vCPUs to throttle_percent, then another round
   kStopAndCopy,           // pause the guest and send what is left
   kGiveUp,                // a limit is reached: the guest stays
 };
@@ -67,13 +75,17 @@ struct RoundDecision {
   RoundAction action = RoundAction::kContinue;
   Nanoseconds downtime_estimate{0};  // were the guest stopped now
   std::string reason;                // one line
+  unsigned throttle_percent = 0;     // for the next round; never less than before
 };
 
 // Decides after each round. Whatever the rounds are like, it says kStopAndCopy or kGiveUp after at
-// most max_rounds of them, and changes the way of logging at most kMaxModeChanges times.
+// most max_rounds of them, changes the way of logging at most kMaxModeChanges times, and slows
+// vCPUs to no more than max_throttle.
 class RoundPolicy {
  public:
-  explicit RoundPolicy(const PolicyLimits& limits) : limits_(limits) {}
+  explicit RoundPolicy(const PolicyLimits& limits) : limits_(limits) {
+    limits_.max_throttle = std::min(limits_.max_throttle, kMostThrottle);
+  }
 
   // How logging starts: hardware for bulk where it is offered and not ruled out.
   [[nodiscard]] DirtyLogMode first_mode() const;
@@ -100,15 +112,18 @@ class RoundPolicy {
   [[nodiscard]] RoundDecision at_limit(const Estimate& now, std::string why) const;
   [[nodiscard]] RoundDecision when_near(const RoundFacts& facts, const Estimate& now);
   [[nodiscard]] RoundDecision when_stalled(const RoundFacts& facts, const Estimate& now);
+  [[nodiscard]] RoundDecision throttle(const Estimate& now);
   [[nodiscard]] bool may_change(DirtyLogMode to) const;
   [[nodiscard]] RoundDecision change(DirtyLogMode to, const Estimate& now, std::string why);
 
   PolicyLimits limits_;
   double page_seconds_ = 0;  // to send a page, all told; 0 while nothing was sent
   unsigned mode_changes_ = 0;
+  unsigned throttle_ = 0;  // percent
   unsigned polished_ = 0;  // rounds that were sent though the guest could have been stopped
   bool stalled_ = false;   // the last round left about as many pages as one before it
-  std::optional<std::uint64_t> fewest_;  // pages that a round has left, in this way of logging
+  // Pages that a round has left, since logging or throttling changed.
+  std::optional<std::uint64_t> fewest_;
   std::optional<Nanoseconds> last_;
 };
 

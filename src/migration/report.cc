@@ -35,7 +35,8 @@ boost::json::object round_to_json(const Round& round) {
           {"zero_pages", round.zero_pages},
           {"ms", in(kNsPerMs, round.time)},
           {"get_us", in(kNsPerUs, round.get_time)},
-          {"clear_us", in(kNsPerUs, round.clear_time)}};
+          {"clear_us", in(kNsPerUs, round.clear_time)},
+          {"throttle_percent", round.throttle_percent}};
 }
 
 }  // namespace
@@ -61,14 +62,15 @@ boost::json::object to_json(const MigrationReport& report) {
 }
 
 std::string to_text(const MigrationReport& report) {
-  std::string text =
-      fmt::format("{:>5}  {:<4}  {:>12}  {:>10}  {:>10}  {:>10}  {:>9}  {:>9}\n", "round", "log",
-                  "dirty pages", "zero", "sent MiB", "ms", "get us", "clear us");
+  std::string text = fmt::format(
+      "{:>5}  {:<4}  {:>12}  {:>10}  {:>10}  {:>10}  {:>9}  {:>9}  {:>10}\n", "round", "log",
+      "dirty pages", "zero", "sent MiB", "ms", "get us", "clear us", "throttle %");
   for (const Round& round : report.rounds) {
-    text += fmt::format("{:>5}  {:<4}  {:>12}  {:>10}  {:>10.1f}  {:>10.2f}  {:>9.0f}  {:>9.0f}\n",
-                        round.n, to_string(round.mode), round.dirty_pages, round.zero_pages,
-                        static_cast<double>(round.sent_bytes) / kMiB, in(kNsPerMs, round.time),
-                        in(kNsPerUs, round.get_time), in(kNsPerUs, round.clear_time));
+    text += fmt::format(
+        "{:>5}  {:<4}  {:>12}  {:>10}  {:>10.1f}  {:>10.2f}  {:>9.0f}  {:>9.0f}  {:>10}\n", round.n,
+        to_string(round.mode), round.dirty_pages, round.zero_pages,
+        static_cast<double>(round.sent_bytes) / kMiB, in(kNsPerMs, round.time),
+        in(kNsPerUs, round.get_time), in(kNsPerUs, round.clear_time), round.throttle_percent);
   }
   text += fmt::format("{}: {:.1f} ms in all, downtime {:.2f} ms", report.result,
                       in(kNsPerMs, report.total), in(kNsPerMs, report.downtime));
@@ -97,7 +99,8 @@ boost::json::object to_json(const Progress& progress) {
           {"remaining_bytes", progress.remaining_bytes},
           {"dirty_pages_per_s", progress.dirty_pages_per_s},
           {"bytes_per_s", progress.bytes_per_s},
-          {"eta_ms", std::move(eta)}};
+          {"eta_ms", std::move(eta)},
+          {"throttle_percent", progress.throttle_percent}};
 }
 
 std::string to_text(const Progress& progress) {
@@ -107,6 +110,9 @@ std::string to_text(const Progress& progress) {
       static_cast<double>(progress.sent_bytes) / kMiB,
       static_cast<double>(progress.remaining_bytes) / kMiB, progress.bytes_per_s / kMiB,
       progress.dirty_pages_per_s);
+  if (progress.throttle_percent > 0) {
+    text += fmt::format(", vCPUs throttled by {} %", progress.throttle_percent);
+  }
   if (progress.eta) {
     text += fmt::format(", {:.1f} s to go", static_cast<double>(progress.eta->count()) / 1000);
   }

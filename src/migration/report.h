@@ -27,6 +27,7 @@ struct MigrationReport {
     std::chrono::nanoseconds time{0};
     std::chrono::nanoseconds get_time{0};    // of the harvest
     std::chrono::nanoseconds clear_time{0};  // of all clears
+    unsigned throttle_percent = 0;           // share of time that vCPUs were kept out of the guest
     [[nodiscard]] bool operator==(const Round&) const = default;
   };
   std::vector<Round> rounds;  // in order; the last is the one with the guest stopped
@@ -73,6 +74,7 @@ struct Progress {
   double dirty_pages_per_s = 0;                  // in the last round
   double bytes_per_s = 0;                        // of sending
   std::optional<std::chrono::milliseconds> eta;  // of this round's end
+  unsigned throttle_percent = 0;                 // now
   [[nodiscard]] bool operator==(const Progress&) const = default;
 };
 

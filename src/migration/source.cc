@@ -273,6 +273,9 @@ Result<> Source::precopy() {
         TRY(tracker_->set_mode(mode_));
         break;
       }
+      case RoundAction::kThrottle:
+        set_throttle(decision.throttle_percent);
+        break;
       case RoundAction::kStopAndCopy:
         return success();
       case RoundAction::kGiveUp:
@@ -305,7 +308,8 @@ Result<RoundFacts> Source::send_round() {
   facts.get_time = Clock::now() - harvest;
   facts.dirty_at_end = dirty_pages_;
   report_.rounds.push_back({facts.n, facts.mode, facts.pages_dirty_at_start, facts.bytes_sent,
-                            facts.zero_pages, facts.duration, facts.get_time, facts.clear_time});
+                            facts.zero_pages, facts.duration, facts.get_time, facts.clear_time,
+                            throttle_});
   const std::lock_guard lock(mutex_);
   const double seconds = std::chrono::duration<double>(facts.duration).count();
   if (seconds > 0) progress_.dirty_pages_per_s = static_cast<double>(dirty_pages_) / seconds;
@@ -338,6 +342,14 @@ Result<> Source::check_hardware_log() {
   if (armed != 0) return success();
   return fail(ErrorKind::kHost,
               "hardware dirty logging is on but the kernel has armed no page for it");
+}
+
+void Source::set_throttle(unsigned percent) {
+  if (percent == throttle_) return;
+  guest_.throttle(percent);
+  throttle_ = percent;
+  const std::lock_guard lock(mutex_);
+  progress_.throttle_percent = percent;
 }
 
 Result<> Source::rehearse() {

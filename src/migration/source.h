@@ -91,6 +91,8 @@ class Source {
   // did to the data channels.
   [[nodiscard]] Result<RoundCounters> send_pages();
   [[nodiscard]] Result<> check_hardware_log();
+  // Slows the guest; 0 gives it its full speed.
+  void set_throttle(unsigned percent);
   [[nodiscard]] Result<> rehearse();
   [[nodiscard]] Result<> stop_and_copy();
   [[nodiscard]] Result<> compare_digests();
@@ -133,6 +135,7 @@ class Source {
   std::optional<RoundPolicy> policy_;
   RehearsalFacts rehearsal_;
   DirtyLogMode mode_ = DirtyLogMode::kWriteProtect;
+  unsigned throttle_ = 0;  // percent
   std::uint32_t round_ = 0;
   std::uint64_t dirty_pages_ = 0;  // what the next round will look at
   bool paused_ = false;

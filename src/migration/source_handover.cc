@@ -28,6 +28,8 @@ Result<> Source::stop_and_copy() {
   paused_at_ = Clock::now();
   TRY(guest_.pause());
   paused_ = true;
+  // Wherever it runs next, it does so at full speed.
+  set_throttle(0);
   advance(SourceEvent::kGuestPaused);
   const auto stopped = saving_at_ = Clock::now();
   report_.parts.pause = stopped - paused_at_;
@@ -46,7 +48,7 @@ Result<> Source::stop_and_copy() {
   const auto sent = Clock::now();
   report_.rounds.push_back({round_, mode_, dirty_pages_, counters.bytes, counters.zero_pages,
                             sent - harvested, report_.parts.harvest,
-                            tracker_->clear_time() - cleared});
+                            tracker_->clear_time() - cleared, throttle_});
   TRY(const auto prepared, receive<Prepared>());
   const auto waited = Clock::now() - harvested;
   // The destination restores as soon as it has everything, which may be before this side has read
@@ -110,6 +112,7 @@ Result<> Source::commit() {
 // --- When it did not work ---
 
 void Source::take_back() {
+  set_throttle(0);
   if (tracker_) {
     if (const auto stopped = tracker_->stop(); !stopped) {
       log(LogLevel::kError, "dirty logging stays on: {}", stopped.error().message());

@@ -89,6 +89,7 @@ json::object start_parameters(const MigrateOptions& options) {
   add("bandwidth", options.bandwidth_mib, kMiB);
   add("channels", options.channels, 1);
   add("max_rounds", options.max_rounds, 1);
+  add("max_throttle", options.max_throttle, 1);
   add("timeout_ms", options.timeout_s, 1000);
   add("peer_timeout_ms", options.peer_timeout_s, 1000);
   add("control_run", options.control_run_mib, kMiB);

@@ -17,6 +17,7 @@ struct MigrateOptions {
   std::optional<std::uint64_t> bandwidth_mib;  // MiB per second
   std::optional<std::uint64_t> channels;
   std::optional<std::uint64_t> max_rounds;
+  std::optional<std::uint64_t> max_throttle;  // percent
   std::optional<std::uint64_t> timeout_s;
   std::optional<std::uint64_t> peer_timeout_s;
   std::optional<std::uint64_t> control_run_mib;

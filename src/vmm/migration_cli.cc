@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "migration/policy.h"
 #include "vmm/command_line.h"
 #include "vmm/dirty_rate_command.h"
 #include "vmm/migrate_commands.h"
@@ -103,6 +104,10 @@ void add_migrate(CLI::App& app, Action& action) {
                       "Connections for memory, 1 to 16; 2 by default");
   command->add_option("--max-rounds", options.max_rounds,
                       "Rounds with the guest running, at most; 30 by default");
+  command
+      ->add_option("--max-throttle", options.max_throttle,
+                   "Percent by which a guest that writes too fast may be slowed; 0 by default")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{migration::kMostThrottle}));
   command
       ->add_option("--timeout", options.timeout_s,
                    "Seconds until the guest is stopped, at most; 1800 by default")

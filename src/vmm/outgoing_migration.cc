@@ -37,6 +37,12 @@ Result<> parse_limits(const json::object& params, migration::PolicyLimits& limit
     }
     limits.max_rounds = static_cast<std::uint32_t>(*rounds);
   }
+  TRY(const auto throttle, optional_number(params, "max_throttle"));
+  if (throttle.value_or(0) > migration::kMostThrottle) {
+    return fail(ErrorKind::kUsage, "max_throttle is {} %: give 0 to {}", *throttle,
+                migration::kMostThrottle);
+  }
+  limits.max_throttle = static_cast<unsigned>(throttle.value_or(0));
   TRY(const auto total, optional_ms(params, "timeout_ms"));
   if (total) limits.total_time = *total;
   TRY(const auto action, optional_text(params, "on_timeout"));
@@ -97,6 +103,9 @@ class LoopGuest final : public migration::SourceGuest {
       guest_.unsuspend();
       return success();
     });
+  }
+  void throttle(unsigned percent) override {
+    boost::asio::post(loop_, [this, percent] { machine_.throttle(percent); });
   }
   Result<std::vector<std::byte>> save() override {
     return call_on(loop_, [this] { return machine_.save(); });

@@ -114,6 +114,7 @@ TEST_F(MigrateCommandTest, OptionsAreSentInTheUnitsOfTheProtocol) {
   options.peer_timeout_s = 2;
   options.channels = 4;
   options.max_rounds = 9;
+  options.max_throttle = 80;
   options.control_run_mib = 1;
   options.on_timeout = "stop-and-copy";
   options.dirty_log = "wp";
@@ -124,7 +125,7 @@ TEST_F(MigrateCommandTest, OptionsAreSentInTheUnitsOfTheProtocol) {
       {"require_hw", false},    {"verify", true},       {"plaintext", true},
       {"downtime_limit_ms", 7}, {"bandwidth", 3 << 20}, {"channels", 4},
       {"max_rounds", 9},        {"timeout_ms", 5000},   {"peer_timeout_ms", 2000},
-      {"control_run", 1 << 20}};
+      {"control_run", 1 << 20}, {"max_throttle", 80}};
   EXPECT_EQ(json::value(params_), expected);
   ASSERT_TRUE(migrate());
   EXPECT_FALSE(params_.contains("bandwidth")) << "what is not given is the process's to choose";

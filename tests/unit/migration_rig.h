@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <future>
 #include <map>
@@ -134,6 +135,11 @@ class FakeSourceGuest final : public SourceGuest {
     world_.run_at_source(true);
     return success();
   }
+  void throttle(unsigned percent) override {
+    static_cast<void>(world_.call("source throttle"));
+    throttled = percent;
+    most_throttled = std::max(most_throttled, percent);
+  }
   [[nodiscard]] Result<std::vector<std::byte>> save() override {
     TRY(world_.call("source save"));
     EXPECT_FALSE(world_.source_runs());
@@ -157,6 +163,8 @@ class FakeSourceGuest final : public SourceGuest {
       GuestMemory::create(kGuestBase, kGuestPages* kPageSize, Backing::kAnonymous).value();
   std::span<std::byte> bytes = ram.slice(kGuestBase, ram.size()).value();
   FakeDirtyLog log{kGuestPages};
+  std::atomic<unsigned> throttled = 0;  // percent
+  unsigned most_throttled = 0;
   std::vector<std::byte> saved;
   std::vector<std::byte> at_pause;
 
@@ -280,6 +288,7 @@ class MigrationRig {
     EXPECT_FALSE(world.source_runs());
     EXPECT_TRUE(world.destination_disks());
     EXPECT_FALSE(world.source_disks());
+    EXPECT_EQ(source_guest.throttled, 0U);
     EXPECT_EQ(source_guest.at_pause, source_guest.contents());
     const auto there = destination_guest.ram.slice(kGuestBase, destination_guest.ram.size());
     EXPECT_TRUE(std::ranges::equal(source_guest.at_pause, there.value())) << "memory differs";
@@ -298,6 +307,7 @@ class MigrationRig {
     EXPECT_TRUE(world.source_disks());
     EXPECT_FALSE(world.destination_disks());
     EXPECT_FALSE(source_guest.log.on) << "logging costs the guest";
+    EXPECT_EQ(source_guest.throttled, 0U);
     EXPECT_NE(decision(), Outcome::kStarted);
     const auto kept = record();
     EXPECT_TRUE(!kept || kept == SourceOutcome::kResumed) << to_string(*kept);

@@ -51,6 +51,8 @@ TEST_F(OutgoingMigrationTest, BadParametersAreNamedAndStartNothing) {
       {{{"channels", 17}}, "17 channels: give 1 to 16"},
       {{{"max_rounds", 0}}, "max_rounds is 0"},
       {{{"max_rounds", std::uint64_t{1} << 32}}, "max_rounds is 4294967296"},
+      {{{"max_throttle", 100}}, "max_throttle is 100 %: give 0 to 99"},
+      {{{"max_throttle", -1}}, "max_throttle"},
       {{{"timeout_ms", true}}, "timeout_ms"},
       {{{"timeout_ms", UINT64_MAX}}, "timeout_ms"},
       {{{"on_timeout", "hope"}}, "on_timeout is \"hope\""},

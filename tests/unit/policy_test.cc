@@ -30,9 +30,10 @@ struct World {
   double fixed_s = 300e-6;  // round trip and what a round costs anyway
   RehearsalFacts rehearsal{2ms, 1ms, 3ms};
 
-  [[nodiscard]] double dirtied(double time, DirtyLogMode mode) const {
+  [[nodiscard]] double dirtied(double time, DirtyLogMode mode, unsigned throttle) const {
     if (working_set == 0) return 0;
-    const double writes = writes_per_s * time / (mode == kWp ? write_protect_slowdown : 1);
+    const double runs = time * (100 - throttle) / 100;
+    const double writes = writes_per_s * runs / (mode == kWp ? write_protect_slowdown : 1);
     return working_set * (1 - std::exp(-writes / working_set));
   }
 };
@@ -40,6 +41,7 @@ struct World {
 struct Run {
   RoundAction end = RoundAction::kContinue;
   std::vector<DirtyLogMode> modes;
+  std::vector<unsigned> throttles;  // percent, by round
   Nanoseconds elapsed{0};
   double downtime_s = 0;
   unsigned switches = 0;
@@ -50,13 +52,14 @@ Run simulate(const World& world, const PolicyLimits& limits) {
   RoundPolicy policy(limits);
   Run run;
   auto mode = policy.first_mode();
+  unsigned throttle = 0;
   double dirty = world.ram_pages;
   // A policy that never ends shows as a run with more rounds than any limit used here.
   for (std::uint32_t n = 1; n <= 1000; ++n) {
     const double sent = n == 1 ? dirty / 2 : dirty;
     const double time = sent * 4096 / world.link + world.fixed_s;
     const double get = mode == kHw ? world.ram_pages * world.scan_s_per_page : 20e-6;
-    dirty = world.dirtied(time + get, mode);
+    dirty = world.dirtied(time + get, mode, throttle);
     RoundFacts facts;
     facts.n = n;
     facts.mode = mode;
@@ -67,12 +70,17 @@ Run simulate(const World& world, const PolicyLimits& limits) {
     facts.get_time = seconds(get);
     facts.dirty_at_end = static_cast<std::uint64_t>(dirty);
     run.modes.push_back(mode);
+    run.throttles.push_back(throttle);
     run.elapsed += seconds(time + get);
     const auto decision = policy.after_round(facts, world.rehearsal, run.elapsed);
     EXPECT_FALSE(decision.reason.empty());
     run.estimate = decision.downtime_estimate;
+    EXPECT_EQ(decision.throttle_percent > throttle, decision.action == RoundAction::kThrottle);
+    EXPECT_GE(decision.throttle_percent, throttle);
+    throttle = decision.throttle_percent;
     switch (decision.action) {
       case RoundAction::kContinue:
+      case RoundAction::kThrottle:
         break;
       case RoundAction::kSwitchToHardware:
         EXPECT_EQ(mode, kWp);
@@ -232,13 +240,126 @@ TEST(PolicyTest, TheEstimateCountsHarvestPagesAndRehearsal) {
   EXPECT_GE(estimate({1ms, 2ms, 4ms}), nothing + 27ms);
 }
 
+// --- Throttling ---
+
+using Throttles = std::vector<unsigned>;
+
+// The different values, in order.
+Throttles steps(const Run& run) {
+  Throttles found = run.throttles;
+  found.erase(std::ranges::unique(found).begin(), found.end());
+  return found;
+}
+
+PolicyLimits with_throttle(unsigned most) {
+  auto limits = with_hardware();
+  limits.max_throttle = most;
+  return limits;
+}
+
+TEST(PolicyTest, NobodyIsSlowedUnlessAskedTo) {
+  for (const World& world : {idle(), paced(), hot(), faster_than_link()}) {
+    EXPECT_EQ(steps(simulate(world, with_hardware())), (Throttles{0}));
+  }
+}
+
+TEST(PolicyTest, AGuestThatConvergesIsNotSlowedThoughItMayBe) {
+  for (const World& world : {idle(), paced(), hot()}) {
+    const auto run = simulate(world, with_throttle(99));
+    EXPECT_EQ(run.end, RoundAction::kStopAndCopy);
+    EXPECT_EQ(steps(run), (Throttles{0}));
+  }
+}
+
+TEST(PolicyTest, AGuestFasterThanTheLinkIsSlowedStepByStepUntilItMoves) {
+  auto world = faster_than_link();
+  world.writes_per_s = 4500;  // the link carries 2560 pages/s; write-protection alone is not enough
+  world.write_protect_slowdown = 1.05;
+  ASSERT_EQ(simulate(world, with_hardware()).end, RoundAction::kGiveUp);
+  const auto run = simulate(world, with_throttle(99));
+  EXPECT_EQ(run.end, RoundAction::kStopAndCopy);
+  // Write-protection first, as it slows writers alone; then no step more than it takes.
+  EXPECT_EQ(steps(run), (Throttles{0, 20, 40, 60}));
+  EXPECT_EQ(run.throttles[1], 0U);
+  EXPECT_EQ(run.modes.back(), kWp);
+  EXPECT_EQ(run.switches, 1U);
+  EXPECT_LT(run.downtime_s, 0.3);
+}
+
+TEST(PolicyTest, ThrottlingEndsAtItsMaximum) {
+  struct Case {
+    unsigned most;
+    Throttles steps;
+  };
+  for (const auto& [most, wanted] :
+       {Case{1, {0, 1}}, Case{20, {0, 20}}, Case{50, {0, 20, 40, 50}},
+        Case{99, {0, 20, 40, 60, 80, 90, 95, 99}}, Case{1000, {0, 20, 40, 60, 80, 90, 95, 99}}}) {
+    // Far more than any throttling helps against.
+    const auto run = simulate(faster_than_link(), with_throttle(most));
+    EXPECT_EQ(run.end, RoundAction::kGiveUp);
+    EXPECT_EQ(steps(run), wanted) << most;
+    EXPECT_EQ(run.switches, 1U) << "its speed is not given back at the maximum either";
+  }
+}
+
+TEST(PolicyTest, ThrottlingWorksInTheLogModeAskedFor) {
+  for (const auto choice : {LogChoice::kHardware, LogChoice::kWriteProtect}) {
+    auto limits = with_throttle(40);
+    limits.log = choice;
+    const auto run = simulate(faster_than_link(), limits);
+    EXPECT_EQ(steps(run), (Throttles{0, 20, 40}));
+    EXPECT_EQ(run.switches, 0U);
+  }
+}
+
+TEST(PolicyTest, AMachineWhoseStateAloneTakesTooLongIsNotSlowed) {
+  auto world = faster_than_link();
+  world.rehearsal.restore = 2s;
+  const auto run = simulate(world, with_throttle(99));
+  EXPECT_EQ(run.end, RoundAction::kGiveUp);
+  EXPECT_EQ(steps(run), (Throttles{0}));
+}
+
+// Each step needs a round at the step before it that left no fewer pages.
+TEST(PolicyTest, ThrottlingRisesByTheRoundsThatDidNotHelp) {
+  struct Round {
+    std::uint64_t left;
+    unsigned throttle;  // afterwards
+  };
+  PolicyLimits limits = with_throttle(99);
+  limits.hardware_offered = false;
+  RoundPolicy policy(limits);
+  RoundFacts facts;
+  facts.pages_sent = 100'000;
+  facts.duration = 10s;
+  constexpr Round kRounds[] = {
+      {100'000, 0},   // the first one tells nothing yet
+      {100'000, 20},  // as many
+      {89'000, 20},   // fewer
+      {80'000, 20},   // fewer still
+      {79'000, 40},   // not by enough
+      {90'000, 60},   // more
+      {80'000, 60},   // fewer than when it rose, that is what counts
+      {70'000, 60},  {70'000, 80}, {69'000, 90},
+      {68'000, 95},  {67'000, 99}, {67'000, 99},  // there is no further step
+  };
+  for (const auto& [left, throttle] : kRounds) {
+    SCOPED_TRACE(facts.n);
+    facts.dirty_at_end = left;
+    const auto decision = policy.after_round(facts, {}, 1s);
+    EXPECT_EQ(decision.throttle_percent, throttle) << decision.reason;
+    ++facts.n;
+  }
+}
+
 // Whatever guest, link and limits are like, it ends, within its limits.
 TEST(PolicyTest, EveryMigrationEnds) {
   for (const double writes : {0.0, 1e2, 1e4, 1e6, 1e9}) {
     for (const double working_set : {1.0, 1e3, 1e5, 1e7}) {
       for (const double link : {1e5, 1e8, 1e10}) {
         for (const double slowdown : {1.0, 30.0, 1e6}) {
-          for (const bool hardware : {false, true}) {
+          for (const unsigned most : {0, 1, 30, 60, 99}) {
+            const bool hardware = most % 2 == 0;
             World world;
             world.writes_per_s = writes;
             world.working_set = working_set;
@@ -246,10 +367,12 @@ TEST(PolicyTest, EveryMigrationEnds) {
             world.write_protect_slowdown = slowdown;
             PolicyLimits limits;
             limits.hardware_offered = hardware;
+            limits.max_throttle = most;
             const auto run = simulate(world, limits);
             ASSERT_NE(run.end, RoundAction::kContinue);
             ASSERT_LE(run.modes.size(), limits.max_rounds);
             ASSERT_LE(run.switches, RoundPolicy::kMaxModeChanges);
+            ASSERT_LE(run.throttles.back(), most);
             if (run.end == RoundAction::kStopAndCopy) {
               ASSERT_LE(run.estimate, limits.downtime);
             }
