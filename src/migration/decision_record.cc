@@ -245,6 +245,9 @@ Result<DecisionRecords> DecisionRecords::open_default() {
 }
 
 Result<Outcome> DecisionRecords::decide(const MigrationId& id, Outcome outcome, std::int64_t now) {
+  // What stands needs no room on the disk.
+  TRY(const auto before, lookup(id));
+  if (before) return before->outcome;
   const auto path = destination_path(folder_, id);
   TRY(const auto file,
       TemporaryFile::create(folder_, fmt::format("id={}\noutcome={}\ntime={}\n", id.to_string(),

@@ -14,6 +14,8 @@ using Clock = std::chrono::steady_clock;
 
 // Connections that have not said yet what they want; more are closed at once.
 constexpr std::size_t kMaxGreeting = 32;
+// Records of migrations that nobody here has heard of before somebody asked.
+constexpr std::size_t kMaxStrangers = 64;
 // For what the source does between two messages: rounds take as long as they take. One that has
 // died is noticed by the link.
 constexpr std::chrono::hours kWorkTimeout{24};
@@ -134,21 +136,38 @@ Result<> Destination::dispatch(std::unique_ptr<Channel>& channel, const Preamble
 }
 
 Result<> Destination::tell_decision(Channel& channel, const MigrationId& id) {
+  TRY(const auto outcome, decision_of(id));
+  TRY(answer_preamble(channel, {}));
+  return answer_query(channel, outcome);
+}
+
+Result<Outcome> Destination::decision_of(const MigrationId& id) {
   {
     // One that is about to be decided is waited for, rather than ended by the question.
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, kDecisionTime, [&] {
       return closing_ || !session_ || session_->id != id || is_decided(state_);
     });
+    // What this process has done it knows without the disk, which may have failed since.
+    if (taken_ == id && is_decided(state_)) {
+      return state_ == DestinationState::kRunning ? Outcome::kStarted : Outcome::kDiscarded;
+    }
+  }
+  TRY(const auto recorded, records_.lookup(id));
+  if (recorded) return recorded->outcome;
+  {
+    const std::lock_guard lock(mutex_);
+    if (taken_ != id && ++strangers_ > kMaxStrangers) {
+      return fail(ErrorKind::kMigration, "too many migrations are asked for that are unknown here");
+    }
   }
   // Where nothing is decided it is now: a guest that has not started never will.
-  TRY(const auto outcome, records_.decide(id, Outcome::kDiscarded, std::time(nullptr)));
-  TRY(answer_preamble(channel, {}));
-  return answer_query(channel, outcome);
+  return records_.decide(id, Outcome::kDiscarded, std::time(nullptr));
 }
 
 Result<> Destination::open_session(std::unique_ptr<Channel>& channel, const MigrationId& id) {
   std::unique_lock lock(mutex_);
+  if (cancelled_) return fail(ErrorKind::kInterrupted, "interrupted");
   if (session_ || state_ != DestinationState::kListening) {
     lock.unlock();
     return answer_preamble(*channel, {1, "it is taken by another migration"});
@@ -173,6 +192,7 @@ Result<> Destination::open_session(std::unique_ptr<Channel>& channel, const Migr
         session.link_failed = true;
         changed_.notify_all();
       });
+  if (cancelled_) session_->link->interrupt();  // since it was claimed
   changed_.notify_all();
   return success();
 }
@@ -241,6 +261,10 @@ void Destination::refuse(const Error& reason) {
 }
 
 Result<> Destination::receive(DestinationGuest& guest) {
+  {
+    const std::lock_guard lock(mutex_);
+    taken_ = session_->id;
+  }
   auto taken = take_in(guest);
   if (taken) {
     log(LogLevel::kInfo, "{} has arrived", session_->manifest.guest);

@@ -72,6 +72,7 @@ class Destination {
   void greet(std::unique_ptr<Channel>& channel);
   [[nodiscard]] Result<> dispatch(std::unique_ptr<Channel>& channel, const Preamble& preamble);
   [[nodiscard]] Result<> tell_decision(Channel& channel, const MigrationId& id);
+  [[nodiscard]] Result<Outcome> decision_of(const MigrationId& id);
   [[nodiscard]] Result<> open_session(std::unique_ptr<Channel>& channel, const MigrationId& id);
   [[nodiscard]] Result<> add_data_channel(std::unique_ptr<Channel>& channel,
                                           const Preamble& preamble);
@@ -103,6 +104,8 @@ class Destination {
   DestinationState state_ = DestinationState::kListening;  // under mutex_
   bool cancelled_ = false;                                 // under mutex_
   bool closing_ = false;                                   // under mutex_
+  std::optional<MigrationId> taken_;                       // under mutex_: what receive() is for
+  std::size_t strangers_ = 0;                              // under mutex_: they asked for records
   std::unique_ptr<Session> session_;  // set under mutex_; used by the thread of the three
   std::list<std::unique_ptr<Channel>> greeting_;  // under mutex_: connections not yet dispatched
   DigestControl digest_control_;

@@ -17,7 +17,8 @@ inline constexpr std::uint64_t kChunkPages = 256;
 inline constexpr std::size_t kMaxManifest = 1U << 20;
 inline constexpr std::size_t kMaxMachineState = 16U << 20;
 inline constexpr std::size_t kMaxText = 1024;
-// How long a guest may stand still while it is handed over, digests included.
+// How long a guest may stand still while it is handed over, digests included; no part of that takes
+// longer.
 inline constexpr std::chrono::hours kMaxSinceSave{24};
 inline constexpr std::chrono::milliseconds kDefaultPeerTimeout{10'000};
 // A connection that does not say what it wants within this time is closed.

@@ -170,20 +170,21 @@ Result<Message> get_refuse(ByteReader& in) {
   return Message(refuse);
 }
 
-Result<Message> get_commit(ByteReader& in) {
-  TRY(const auto since_save_ns, in.get<std::uint64_t>());
+// A time that a part of the hand-over took, in nanoseconds. Sums of a few of them fit everywhere.
+Result<std::uint64_t> get_time(ByteReader& in) {
+  TRY(const auto ns, in.get<std::uint64_t>());
   constexpr std::chrono::nanoseconds kMost = kMaxSinceSave;
-  if (since_save_ns > static_cast<std::uint64_t>(kMost.count())) {
-    return fail(ErrorKind::kFailed, "the guest has stood still for {} ns", since_save_ns);
+  if (ns > static_cast<std::uint64_t>(kMost.count())) {
+    return fail(ErrorKind::kFailed, "it took {} ns, at most {} are believed", ns, kMost.count());
   }
-  return Message(Commit{since_save_ns});
+  return ns;
 }
 
 Result<Message> get_started(ByteReader& in) {
   Started started;
-  TRY(started.disks_ns, in.get<std::uint64_t>());
-  TRY(started.record_ns, in.get<std::uint64_t>());
-  TRY(started.start_ns, in.get<std::uint64_t>());
+  TRY(started.disks_ns, get_time(in));
+  TRY(started.record_ns, get_time(in));
+  TRY(started.start_ns, get_time(in));
   return Message(started);
 }
 
@@ -226,7 +227,7 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
     case MessageType::kRehearse:
       return with_rest<Rehearse>(in);
     case MessageType::kRehearsed:
-      return with_field<Rehearsed>(in.get<std::uint64_t>());
+      return with_field<Rehearsed>(get_time(in));
     case MessageType::kState:
       return with_rest<State>(in);
     case MessageType::kVerify:
@@ -234,9 +235,9 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
     case MessageType::kDigest:
       return with_field<Digest>(get_array<sizeof(Digest)>(in));
     case MessageType::kPrepared:
-      return with_field<Prepared>(in.get<std::uint64_t>());
+      return with_field<Prepared>(get_time(in));
     case MessageType::kCommit:
-      return get_commit(in);
+      return with_field<Commit>(get_time(in));
     case MessageType::kStarted:
       return get_started(in);
     case MessageType::kDiscarded:

@@ -112,7 +112,7 @@ struct Rehearse {
   [[nodiscard]] bool operator==(const Rehearse&) const = default;
 };
 struct Rehearsed {
-  std::uint64_t restore_ns = 0;
+  std::uint64_t restore_ns = 0;  // at most kMaxSinceSave, as all times are
   [[nodiscard]] bool operator==(const Rehearsed&) const = default;
 };
 // Source to destination: the machine's state, for good.

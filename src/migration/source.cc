@@ -34,7 +34,7 @@ Result<MigrationReport> Source::run() {
   if (moved) {
     advance(SourceEvent::kFailure);
     static_cast<void>(link_->send(Cancel{"it was a control run"}));
-    take_back();
+    TRY(take_back());
     report_.result = "control-run";
     report_.total = Clock::now() - begun_;
     return report_;
@@ -51,11 +51,10 @@ Result<MigrationReport> Source::run() {
     // So that the destination does not have to wait for its timeout; it may be gone.
     static_cast<void>(link_->send(Cancel{printable(error.message())}));
   }
-  take_back();
+  const auto end = taken_back();
   const bool cancelled = !check_cancelled();
-  return fail(make_error(cancelled ? ErrorKind::kInterrupted : ErrorKind::kMigration,
-                         "{}; the guest runs on here",
-                         cancelled ? "the migration was cancelled" : error.message()));
+  return fail(make_error(cancelled ? ErrorKind::kInterrupted : ErrorKind::kMigration, "{}; {}",
+                         cancelled ? "the migration was cancelled" : error.message(), end));
 }
 
 Result<> Source::move() {
@@ -200,6 +199,10 @@ void Source::set_link(std::unique_ptr<PeerLink> link) {
 }
 
 Result<> Source::open_data_channels(const Accept& accept) {
+  if (accept.channels > manifest_.channels) {
+    return fail(ErrorKind::kMigration, "the peer grants {} data channels where {} were asked for",
+                accept.channels, manifest_.channels);
+  }
   std::vector<std::unique_ptr<Channel>> channels;
   for (std::uint16_t index = 0; index < accept.channels; ++index) {
     TRY(auto channel, open({.kind = ConnectionKind::kData,
@@ -293,11 +296,7 @@ Result<RoundFacts> Source::send_round() {
   const auto cleared = tracker_->clear_time();
   const auto begun = Clock::now();
   TRY(const auto counters, send_pages());
-  TRY(const auto ack, receive<RoundAck>());
-  if (ack.round != round_) {
-    return fail(ErrorKind::kMigration, "the peer acknowledged round {} instead of {}", ack.round,
-                round_);
-  }
+  TRY(receive_ack());
   facts.duration = Clock::now() - begun;
   facts.clear_time = tracker_->clear_time() - cleared;
   facts.pages_sent = counters.pages;
@@ -336,6 +335,13 @@ Result<RoundCounters> Source::send_pages() {
   return counters;
 }
 
+Result<> Source::receive_ack() {
+  TRY(const auto ack, receive<RoundAck>());
+  if (ack.round == round_) return success();
+  return fail(ErrorKind::kMigration, "the peer acknowledged round {} instead of {}", ack.round,
+              round_);
+}
+
 Result<> Source::check_hardware_log() {
   if (mode_ != DirtyLogMode::kHardware) return success();
   TRY(const auto armed, guest_.dirty_log().armed());
@@ -365,8 +371,10 @@ Result<> Source::rehearse() {
   TRY(link_->send(Rehearse{std::move(state).value()}));
   TRY(const auto rehearsed, receive<Rehearsed>());
   rehearsal_.save = saved - begun;
-  rehearsal_.restore = Nanoseconds(rehearsed.restore_ns);
-  rehearsal_.transfer = std::max(Clock::now() - saved - rehearsal_.restore, Nanoseconds(0));
+  // The peer's word for it, as far as that can be.
+  const Nanoseconds waited = Clock::now() - saved;
+  rehearsal_.restore = std::min(Nanoseconds(rehearsed.restore_ns), waited);
+  rehearsal_.transfer = waited - rehearsal_.restore;
   return success();
 }
 

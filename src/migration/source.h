@@ -90,6 +90,8 @@ class Source {
   // Sends the pending pages and the end of the next round. An error tells the cause, not what it
   // did to the data channels.
   [[nodiscard]] Result<RoundCounters> send_pages();
+  // The destination has all of the round just sent.
+  [[nodiscard]] Result<> receive_ack();
   [[nodiscard]] Result<> check_hardware_log();
   // Slows the guest; 0 gives it its full speed.
   void set_throttle(unsigned percent);
@@ -98,8 +100,10 @@ class Source {
   [[nodiscard]] Result<> compare_digests();
   [[nodiscard]] Result<> commit();
 
-  // After a failure before the commit: the guest goes on here.
-  void take_back();
+  // After a failure before the commit: the guest goes on here. Error where it cannot.
+  [[nodiscard]] Result<> take_back();
+  // The same, as the end of a message: "the guest runs on here".
+  [[nodiscard]] std::string taken_back();
   // Asks the destination until it answers or the operator decides.
   [[nodiscard]] Result<MigrationReport> settle_doubt();
   [[nodiscard]] Result<Outcome> ask_outcome();

@@ -44,7 +44,7 @@ Result<> Source::stop_and_copy() {
   const auto cleared = tracker_->clear_time();
   TRY(const auto counters, send_pages());
   TRY(link_->send(State{std::move(state)}));
-  TRY(receive<RoundAck>());
+  TRY(receive_ack());
   const auto sent = Clock::now();
   report_.rounds.push_back({round_, mode_, dirty_pages_, counters.bytes, counters.zero_pages,
                             sent - harvested, report_.parts.harvest,
@@ -111,7 +111,13 @@ Result<> Source::commit() {
 
 // --- When it did not work ---
 
-void Source::take_back() {
+std::string Source::taken_back() {
+  const auto taken = take_back();
+  if (taken) return "the guest runs on here";
+  return fmt::format("the guest stays paused here: {}", taken.error().message());
+}
+
+Result<> Source::take_back() {
   set_throttle(0);
   if (tracker_) {
     if (const auto stopped = tracker_->stop(); !stopped) {
@@ -123,14 +129,13 @@ void Source::take_back() {
     if (taken) break;
     log(LogLevel::kError, "the guest waits for its disks: {}", taken.error().message());
     std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, kAskInterval, [this] { return abandoned_; })) return;
+    if (changed_.wait_for(lock, kAskInterval, [this] { return abandoned_; })) return taken;
   }
   if (recorded_) keep_record(SourceOutcome::kResumed);
+  Result<> resumed = success();
   if (paused_) {
     if (!may_run(state())) std::abort();  // two guests would run
-    if (const auto resumed = guest_.resume(); !resumed) {
-      log(LogLevel::kError, "the guest stays paused: {}", resumed.error().message());
-    }
+    resumed = guest_.resume();
   }
   // Now that the guest is served: the destination, which was told why, goes first, so that it does
   // not take the end of a data channel for the cause.
@@ -138,6 +143,7 @@ void Source::take_back() {
   const std::lock_guard lock(mutex_);
   if (sender_) sender_->interrupt();
   if (link_) link_->interrupt();
+  return resumed;
 }
 
 Result<MigrationReport> Source::settle_doubt() {
@@ -166,16 +172,16 @@ Result<MigrationReport> Source::settle_doubt() {
     }
     if (!outcome && !resolution) continue;
     advance(outcome ? SourceEvent::kPeerDiscarded : SourceEvent::kResolvedResume);
-    take_back();
-    return fail(ErrorKind::kMigration, "{} did not start the guest; the guest runs on here",
-                destination_);
+    return fail(ErrorKind::kMigration, "{} did not start the guest; {}", destination_,
+                taken_back());
   }
 }
 
 Result<Outcome> Source::ask_outcome() {
-  TRY(auto channel, open({.kind = ConnectionKind::kQuery, .id = manifest_.id}, kPreambleTimeout));
-  set_link(std::make_unique<PeerLink>(std::move(channel), kPreambleTimeout));
-  TRY(const auto answer, expect<OutcomeMessage>(link_->receive(kPreambleTimeout)));
+  const auto timeout = std::min(options_.peer_timeout, kPreambleTimeout);
+  TRY(auto channel, open({.kind = ConnectionKind::kQuery, .id = manifest_.id}, timeout));
+  set_link(std::make_unique<PeerLink>(std::move(channel), timeout));
+  TRY(const auto answer, expect<OutcomeMessage>(link_->receive(timeout)));
   link_->interrupt();
   return answer.outcome;
 }

@@ -125,12 +125,20 @@ TEST(MessagesTest, GrantsAndRefusalsOfNoMeaningAreNotSent) {
   EXPECT_FALSE(encode_payload(Refuse{ErrorKind::kInDoubt, ""}));
 }
 
-TEST(MessagesTest, AGuestHasNotStoodStillForLongerThanADay) {
-  const auto type = static_cast<std::uint32_t>(MessageType::kCommit);
+TEST(MessagesTest, NothingOfAHandOverTakesLongerThanADay) {
   constexpr std::uint64_t kDayNs = 86'400'000'000'000;
-  EXPECT_TRUE(decode_payload(type, encode_payload(Commit{kDayNs}).value()));
+  const auto with = [](std::uint64_t ns) {
+    return std::vector<Message>{Rehearsed{ns},     Prepared{ns},      Commit{ns},
+                                Started{ns, 0, 0}, Started{0, ns, 0}, Started{0, 0, ns}};
+  };
+  for (const Message& message : with(kDayNs)) {
+    EXPECT_TRUE(decode_payload(number(message), encode_payload(message).value()));
+  }
   for (const std::uint64_t more : {kDayNs + 1, std::uint64_t{INT64_MAX}, UINT64_MAX}) {
-    EXPECT_FALSE(decode_payload(type, encode_payload(Commit{more}).value())) << more;
+    for (const Message& message : with(more)) {
+      EXPECT_FALSE(decode_payload(number(message), encode_payload(message).value()))
+          << to_string(type_of(message)) << ' ' << more;
+    }
   }
 }
 

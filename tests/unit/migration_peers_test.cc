@@ -139,6 +139,28 @@ TEST_F(DestinationTest, WaitsForTheNextSourceWhereOneSaysNothingOfUse) {
   EXPECT_FALSE(received.get());
 }
 
+TEST_F(DestinationTest, KeepsFewRecordsOfMigrationsThatOnlyStrangersKnow) {
+  auto received = receive();
+  source.arrive();
+  const auto ask = [&](const MigrationId& id) {
+    auto channel = source.open({.kind = ConnectionKind::kQuery, .id = id});
+    if (!channel) return false;
+    PeerLink link(std::move(channel).value(), kLong);
+    return expect<OutcomeMessage>(link.receive(kLong)).value().outcome == Outcome::kDiscarded;
+  };
+  const auto known = MigrationId::random().value();
+  EXPECT_TRUE(ask(known));
+  std::ptrdiff_t answered = 1;
+  while (answered < 200 && ask(MigrationId::random().value())) ++answered;
+  EXPECT_EQ(answered, 64);
+  const auto files = std::filesystem::directory_iterator(rig.destination_folder);
+  EXPECT_EQ(std::distance(begin(files), end(files)), answered);
+  EXPECT_TRUE(ask(known)) << "what is recorded is told";
+  ASSERT_TRUE(source.link->send(Cancel{"enough"}));
+  EXPECT_FALSE(received.get());
+  EXPECT_TRUE(ask(rig.manifest.id)) << "what was decided here is told";
+}
+
 // Hands out channels on which nobody ever says anything.
 class SilentAcceptor final : public Acceptor {
  public:
@@ -208,6 +230,73 @@ TEST(SourceTest, EndsARoundWhoseControlConnectionIsGone) {
   EXPECT_THAT(moved.error().message(), HasSubstr("closed the connection"));
   EXPECT_TRUE(rig.world.source_runs());
   EXPECT_FALSE(rig.source_guest.log.on);
+}
+
+// What a source makes of a destination that gives these answers, the first of them to its manifest;
+// data connections are taken and read from.
+std::string error_with(std::vector<Message> answers, unsigned max_rounds = 30) {
+  MigrationRig rig;
+  rig.options.limits.max_rounds = max_rounds;
+  auto listener = TcpListener::listen({"127.0.0.1", 0}).value();
+  std::thread destination([&] {
+    const auto next = [&] {
+      auto channel = std::make_unique<TcpChannel>(listener.accept(kLong).value());
+      EXPECT_TRUE(read_preamble(*channel));
+      EXPECT_TRUE(answer_preamble(*channel, {}));
+      return channel;
+    };
+    PeerLink link(next(), kLong);
+    EXPECT_TRUE(link.receive(kLong));
+    std::vector<std::jthread> readers;
+    for (const auto& answer : answers) {
+      if (!link.send(answer)) break;
+      const auto* accept = std::get_if<Accept>(&answer);
+      if (accept == nullptr || accept->channels > rig.manifest.channels) continue;
+      for (int i = 0; i < accept->channels; ++i) {
+        readers.emplace_back([channel = next()] {
+          std::array<std::byte, 4096> rest{};
+          while (read_bytes(*channel, rest)) {
+          }
+        });
+      }
+    }
+    // Until it has given up.
+    while (!link.last_words(kLong) && !link.error()) {
+    }
+  });
+  FaultyConnector connector(listener.address(), rig.plan);
+  Source source(rig.source_guest, connector, rig.source_records, rig.manifest, "there:4444",
+                rig.options);
+  const auto moved = source.run();
+  destination.join();
+  EXPECT_FALSE(moved);
+  EXPECT_TRUE(rig.world.source_runs());
+  EXPECT_FALSE(rig.source_guest.log.on);
+  return moved ? "" : moved.error().message();
+}
+
+TEST(SourceTest, OpensNoMoreDataChannelsThanItAskedFor) {
+  EXPECT_THAT(error_with({Accept{{}, 3}}),
+              HasSubstr("grants 3 data channels where 2 were asked for"));
+}
+
+TEST(SourceTest, BelievesNoTimeThatCannotBe) {
+  constexpr std::uint64_t kDayNs = 86'400'000'000'000;
+  // Not that restoring takes a day, when the answer came at once: the next message is looked at.
+  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{kDayNs}, Done{}}),
+              HasSubstr("sent DONE where it was to send ROUND_ACK"));
+  for (const std::uint64_t more : {kDayNs + 1, std::uint64_t{INT64_MAX}, UINT64_MAX}) {
+    EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{more}}),
+                HasSubstr("message REHEARSED: it took"));
+  }
+}
+
+TEST(SourceTest, TakesNoAcknowledgementOfAnotherRound) {
+  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{2}}),
+              HasSubstr("acknowledged round 2 instead of 1"));
+  // Of the last one, either.
+  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{1}, RoundAck{9}}, 1),
+              HasSubstr("acknowledged round 9 instead of 2"));
 }
 
 }  // namespace
