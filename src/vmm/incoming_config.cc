@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <system_error>
 
+#include "migration/messages.h"
 #include "vmm/layout.h"
 
 namespace vmm {
@@ -45,8 +46,8 @@ Result<GuestConfig::Disk> map_disk(const Manifest::Disk& disk, const IncomingOpt
   }
   const auto file = allowed_file(options, disk.file_name);
   if (!file) {
-    return fail(ErrorKind::kUsage, "disk {} ({}): no image here; {}", disk.id, disk.file_name,
-                kHowToMap);
+    return fail(ErrorKind::kUsage, "disk {} ({}): no image here; {}", disk.id,
+                migration::printable(disk.file_name), kHowToMap);
   }
   mapped.path = *file;
   return mapped;

@@ -1,5 +1,7 @@
 #include "vmm/machine_state.h"
 
+#include "migration/messages.h"
+
 namespace vmm {
 namespace {
 
@@ -78,8 +80,8 @@ Result<> restore_devices(std::span<Device* const> devices, ByteReader& reader) {
   for (Device* device : devices) {
     TRY(const auto name, reader.get_string(kMaxDeviceName));
     if (name != device->name()) {
-      return fail(ErrorKind::kFailed, "the state is of device {} where the machine has {}", name,
-                  device->name());
+      return fail(ErrorKind::kFailed, "the state is of device {} where the machine has {}",
+                  migration::printable(name), device->name());
     }
     TRY(const auto bytes, reader.get_blob(kMaxDeviceState));
     ByteReader state(bytes);

@@ -158,6 +158,15 @@ INSTANTIATE_TEST_SUITE_P(
                               [](auto&, auto& options) { options.config.reset(); },
                               ErrorKind::kUsage,
                               {"disk root (root.img)", "--config", "--allow-path"}},
+                      Refusal{"nothing_mapped_of_a_name_that_is_no_text",
+                              [](auto& manifest, auto& options) {
+                                options.config.reset();
+                                manifest.disks[0].file_name =
+                                    "\x9b"
+                                    "2J.img";
+                              },
+                              ErrorKind::kUsage,
+                              {"disk root (?2J.img)"}},
                       Refusal{"read_only_here",
                               [](auto&, auto& options) {
                                 options.config->disks[1].readonly = true;

@@ -201,6 +201,13 @@ TEST_F(DeviceStatesTest, ADeviceOfAnotherNameIsNamed) {
                "of device disk0 where the machine has disk1");
 }
 
+TEST_F(DeviceStatesTest, ANameFromThePeerIsFitForATerminal) {
+  ByteWriter writer;
+  writer.put(std::uint32_t{2});
+  writer.put_string("\x1b[2J\x9b");
+  expect_error(restore(writer.bytes()), ErrorKind::kFailed, "of device ?[2J? where");
+}
+
 TEST_F(DeviceStatesTest, ErrorsSayWhichDeviceRefused) {
   bytes_.back() = std::byte{13};
   expect_error(restore(bytes_), ErrorKind::kFailed, "disk0: 13 is no state");
