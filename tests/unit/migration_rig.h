@@ -18,9 +18,9 @@
 
 #include "channel_fakes.h"
 #include "fake_dirty_log.h"
+#include "faulty_channel.h"
 #include "migration/destination.h"
 #include "migration/source.h"
-#include "migration_faults.h"
 #include "migration_manifest_support.h"
 #include "vmm_support.h"
 
@@ -30,6 +30,12 @@ namespace vmm::migration {
 
 inline constexpr std::uint64_t kGuestBase = 0x4000'0000;
 inline constexpr std::uint64_t kGuestPages = 4 * kChunkPages;
+inline constexpr std::size_t kStateBytes = 5000;  // all the same
+
+// All of memory, often, in programs that are not optimised.
+inline bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+}
 
 // Where the guest runs and who holds its disks, as the world outside sees it, and what the engines
 // ask of the guests.
@@ -55,25 +61,25 @@ class GuestWorld {
     const std::lock_guard lock(mutex_);
     source_runs_ = runs;
     if (!runs) return;
-    EXPECT_FALSE(destination_runs_) << "two run";
-    EXPECT_TRUE(source_disks_) << "runs without disks";
+    expect(!destination_runs_, "two run");
+    expect(source_disks_, "the source's runs without disks");
   }
   void run_at_destination() {
     const std::lock_guard lock(mutex_);
     destination_runs_ = true;
-    EXPECT_FALSE(source_runs_) << "two run";
-    EXPECT_TRUE(destination_disks_) << "runs without disks";
+    expect(!source_runs_, "two run");
+    expect(destination_disks_, "the destination's runs without disks");
   }
   // As locks do it: who is second does not get them.
   [[nodiscard]] Result<> take_disks(bool at_source) {
     const std::lock_guard lock(mutex_);
-    EXPECT_FALSE(at_source ? destination_disks_ : source_disks_) << "the other side has them";
+    expect(!(at_source ? destination_disks_ : source_disks_), "the other side has the disks");
     (at_source ? source_disks_ : destination_disks_) = true;
     return success();
   }
   void drop_disks(bool at_source) {
     const std::lock_guard lock(mutex_);
-    EXPECT_FALSE(at_source && source_runs_) << "a running guest loses its disks";
+    expect(!at_source || !source_runs_, "a running guest loses its disks");
     (at_source ? source_disks_ : destination_disks_) = false;
   }
   [[nodiscard]] bool source_runs() {
@@ -93,6 +99,12 @@ class GuestWorld {
     return destination_disks_;
   }
 
+  // A rule of the hand-over, which `what` breaks where it does not hold. Threads: any.
+  void expect(bool holds, const char* what) const {
+    if (!holds) ADD_FAILURE() << label << what;
+  }
+
+  std::string label;    // of the migration, in what fails
   std::string failing;  // a call and which one of its kind: "source pause 2"
   std::function<void(const std::string& call)> on_call;
 
@@ -131,8 +143,10 @@ class FakeSourceGuest final : public SourceGuest {
   }
   [[nodiscard]] Result<> resume() override {
     TRY(world_.call("source resume"));
-    EXPECT_EQ(at_pause, contents()) << "memory was touched while the guest stood still";
+    world_.expect(same_bytes(at_pause, bytes), "memory was touched while the guest stood still");
     world_.run_at_source(true);
+    // Looking at all of memory has given this one some, and the next round is to have a hole.
+    if (given_back_) give_back(*given_back_);
     return success();
   }
   void throttle(unsigned percent) override {
@@ -142,8 +156,8 @@ class FakeSourceGuest final : public SourceGuest {
   }
   [[nodiscard]] Result<std::vector<std::byte>> save() override {
     TRY(world_.call("source save"));
-    EXPECT_FALSE(world_.source_runs());
-    saved.assign(5000, static_cast<std::byte>(world_.calls("source save")));
+    world_.expect(!world_.source_runs(), "a guest that runs is saved");
+    saved.assign(kStateBytes, static_cast<std::byte>(world_.calls("source save")));
     return saved;
   }
   [[nodiscard]] Result<> release_disks() override {
@@ -158,6 +172,8 @@ class FakeSourceGuest final : public SourceGuest {
   void mark_in_doubt() override { static_cast<void>(world_.call("source doubt")); }
 
   [[nodiscard]] std::vector<std::byte> contents() const { return {bytes.begin(), bytes.end()}; }
+  // Memory is what the guest has made of it.
+  [[nodiscard]] bool memory_is_intact() const { return same_bytes(written, bytes); }
 
   GuestMemory ram =
       GuestMemory::create(kGuestBase, kGuestPages* kPageSize, Backing::kAnonymous).value();
@@ -167,22 +183,40 @@ class FakeSourceGuest final : public SourceGuest {
   unsigned most_throttled = 0;
   std::vector<std::byte> saved;
   std::vector<std::byte> at_pause;
+  std::vector<std::byte> written = std::vector<std::byte>(bytes.size());  // what the guest knows
 
  private:
+  void store(std::uint64_t at, std::uint64_t value) {
+    guest_store(bytes.data() + at, value);
+    std::memcpy(written.data() + at, &value, sizeof value);
+  }
   void write(std::uint64_t page) {
-    guest_store(bytes.data() + page * kPageSize + 8 * (page % 512), ++value_);
+    store(page * kPageSize + 8 * (page % 512), ++value_);
     log.write(page);
   }
-  // One of what guests do: mostly vCPUs that write, a device, a balloon.
+  void give_back(std::uint64_t page) {
+    EXPECT_TRUE(ram.discard(kGuestBase + page * kPageSize, kPageSize));
+    std::memset(written.data() + page * kPageSize, 0, kPageSize);
+    given_back_ = page;
+  }
+  // One of what guests do: mostly vCPUs that write, a device, a balloon. The balloon comes right
+  // behind the first clear, and zeros come before the first harvest, so that the second round has
+  // them.
   void step() {
     const std::uint64_t page = value_ * 769 % kGuestPages;
-    switch (++steps_ % 5) {
+    switch (++steps_ % 6) {
       case 0:
-        guest_store(bytes.data() + page * kPageSize, ++value_);
+        store(page * kPageSize, ++value_);
         ram.mark_dirty(kGuestBase + page * kPageSize, kPageSize);
         return;
-      case 1:
-        EXPECT_TRUE(ram.discard(kGuestBase + page * kPageSize, kPageSize));
+      case 3:
+        give_back(page);
+        ++value_;
+        return;
+      case 4:  // all that was ever written to it
+        store(page * kPageSize, 0);
+        store(page * kPageSize + 8 * (page % 512), 0);
+        log.write(page);
         ++value_;
         return;
       default:
@@ -193,6 +227,7 @@ class FakeSourceGuest final : public SourceGuest {
   GuestWorld& world_;
   std::uint64_t value_ = 0;
   std::uint64_t steps_ = 0;
+  std::optional<std::uint64_t> given_back_;  // last
 };
 
 class FakeDestinationGuest final : public DestinationGuest {
@@ -202,7 +237,11 @@ class FakeDestinationGuest final : public DestinationGuest {
   [[nodiscard]] GuestMemory& memory() override { return ram; }
   [[nodiscard]] Result<> restore(std::span<const std::byte> state) override {
     TRY(world_.call("destination restore"));
-    EXPECT_FALSE(world_.destination_runs());
+    world_.expect(!world_.destination_runs(), "a guest that runs is restored");
+    if (state.size() != kStateBytes ||
+        std::ranges::adjacent_find(state, std::not_equal_to<>()) != state.end()) {
+      return fail(ErrorKind::kFailed, "the machine's state is damaged");
+    }
     restored.assign(state.begin(), state.end());
     return success();
   }
@@ -212,13 +251,13 @@ class FakeDestinationGuest final : public DestinationGuest {
   }
   [[nodiscard]] Result<> release_disks() override {
     TRY(world_.call("destination release"));
-    EXPECT_FALSE(world_.destination_runs());
+    world_.expect(!world_.destination_runs(), "a guest that runs loses its disks");
     world_.drop_disks(false);
     return success();
   }
   [[nodiscard]] Result<> start(std::chrono::nanoseconds elapsed) override {
     TRY(world_.call("destination start"));
-    EXPECT_GT(elapsed.count(), 0);
+    world_.expect(elapsed.count() > 0, "the guest's counters go back");
     since_save = elapsed;
     world_.run_at_destination();
     return success();
@@ -236,14 +275,21 @@ class FakeDestinationGuest final : public DestinationGuest {
 // One migration. What a test wants to be different is set before run().
 class MigrationRig {
  public:
-  explicit MigrationRig(std::optional<FaultPlan::At> fault = std::nullopt,
+  explicit MigrationRig(std::vector<FaultPlan::At> faults = {},
                         std::chrono::milliseconds timeout = kLong)
-      : plan(fault), timeout_(timeout) {
+      : plan(std::move(faults)) {
     manifest = full_manifest();
     manifest.memory = kGuestPages * kPageSize;
     manifest.channels = 2;
     options.peer_timeout = timeout;
     options.limits.downtime = std::chrono::minutes(10);
+    plan.on_cancel = [this](bool at_source) {
+      if (at_source) {
+        static_cast<void>(source->cancel());
+      } else {
+        destination->cancel();
+      }
+    };
     destination.emplace(acceptor_, destination_records, timeout);
   }
   MigrationRig(const MigrationRig&) = delete;
@@ -289,9 +335,9 @@ class MigrationRig {
     EXPECT_TRUE(world.destination_disks());
     EXPECT_FALSE(world.source_disks());
     EXPECT_EQ(source_guest.throttled, 0U);
-    EXPECT_EQ(source_guest.at_pause, source_guest.contents());
+    EXPECT_TRUE(same_bytes(source_guest.at_pause, source_guest.bytes));
     const auto there = destination_guest.ram.slice(kGuestBase, destination_guest.ram.size());
-    EXPECT_TRUE(std::ranges::equal(source_guest.at_pause, there.value())) << "memory differs";
+    EXPECT_TRUE(same_bytes(source_guest.at_pause, there.value())) << "memory differs";
     EXPECT_EQ(destination_guest.restored, source_guest.saved);
     EXPECT_EQ(record(), SourceOutcome::kDone);
     EXPECT_EQ(decision(), Outcome::kStarted);
@@ -346,8 +392,9 @@ class MigrationRig {
   GuestWorld world;
   FakeSourceGuest source_guest{world};
   FakeDestinationGuest destination_guest{world};
+  std::filesystem::path source_folder = folder_ / "source";
   std::filesystem::path destination_folder = folder_ / "destination";
-  DecisionRecords source_records = DecisionRecords::open(folder_ / "source").value();
+  DecisionRecords source_records = DecisionRecords::open(source_folder).value();
   DecisionRecords destination_records = DecisionRecords::open(destination_folder).value();
   Manifest manifest;
   SourceOptions options;
@@ -359,7 +406,6 @@ class MigrationRig {
   std::optional<Result<>> received;
 
  private:
-  std::chrono::milliseconds timeout_;
   std::atomic<bool> destination_accepted_ = false;
   std::promise<Result<MigrationReport>> moved_;
   std::promise<Result<>> received_;

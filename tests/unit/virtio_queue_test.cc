@@ -243,6 +243,31 @@ TEST_F(QueueTest, RefusesBrokenChains) {
   }
 }
 
+TEST_F(QueueTest, KeepsToWhatItHasReadAndChecked) {
+  describe(kIndirect, 0, {kBuffers, 16, VRING_DESC_F_NEXT, 1});
+  describe(kIndirect, 1, {kBuffers + 0x100, 32, VRING_DESC_F_WRITE, 0});
+  describe(kTable, 0, {kIndirect, 32, VRING_DESC_F_INDIRECT, 0});
+  offer_index(0);
+  offer(0);
+  Queue queue = make();
+  Chain chain;
+  ASSERT_TRUE(pops(queue, chain));
+  // The driver thinks again, when the device has its request.
+  for (const auto table : {kTable, kIndirect}) {
+    for (unsigned i = 0; i < 2; ++i) describe(table, i, {kRamEnd - 1, 0xffff'ffff, 0, 0xffff});
+  }
+  poke(kAvailable + 4, std::uint16_t{0xffff});
+  ASSERT_EQ(chain.readable().size(), 1U);
+  EXPECT_EQ(chain.readable()[0].iov_base, host(kBuffers));
+  EXPECT_EQ(chain.readable()[0].iov_len, 16U);
+  ASSERT_EQ(chain.writable().size(), 1U);
+  EXPECT_EQ(chain.writable()[0].iov_len, 32U);
+  EXPECT_EQ(chain.writable()[0].iov_base, host(kBuffers + 0x100));
+  queue.push(chain, 32);
+  EXPECT_TRUE(queue.publish());
+  EXPECT_EQ(used_element(0).id, 0U);
+}
+
 TEST_F(QueueTest, RefusesAHeadOutsideOfTheTable) {
   for (const std::uint16_t head : {kSize, std::uint16_t{0xffff}}) {
     offer_index(0);
