@@ -154,11 +154,30 @@ void DiskImage::unlock() const {
   static_cast<void>(::fcntl(fd_.get(), F_OFD_SETLK, &range));
 }
 
-Result<> DiskImage::release() {
-  if (!held_) return success();
+Result<> DiskImage::flush() const {
   if (!read_only() && ::fsync(fd_.get()) != 0) {
     return fail_errno(ErrorKind::kFailed, "cannot flush disk image {}", path());
   }
+  return success();
+}
+
+Result<ImageStamp> DiskImage::stamp() const {
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) {
+    return fail_errno(ErrorKind::kFailed, "cannot look at disk image {}", path());
+  }
+  ImageStamp stamp;
+  TRY(stamp.size, image_size(fd_, options_));
+  if (S_ISREG(status.st_mode)) {
+    constexpr std::int64_t kSecond = 1'000'000'000;
+    stamp.mtime_ns = status.st_mtim.tv_sec * kSecond + status.st_mtim.tv_nsec;
+  }
+  return stamp;
+}
+
+Result<> DiskImage::release() {
+  if (!held_) return success();
+  TRY(flush());
   held_ = false;
   unlock();
   return success();

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/fd.h"
@@ -21,6 +22,13 @@ struct DiskImageOptions {
 struct TransferAlignment {
   std::uint32_t memory = 1;  // of addresses
   std::uint32_t block = 1;   // of offsets, and of the length of every part
+};
+
+// By what can be told whether an image has changed.
+struct ImageStamp {
+  std::uint64_t size = 0;                // bytes
+  std::optional<std::int64_t> mtime_ns;  // of the last change, since 1970; a block device has none
+  [[nodiscard]] bool operator==(const ImageStamp&) const = default;
 };
 
 // A raw disk image, a file or a block device, open and locked: shared for a read-only guest,
@@ -58,6 +66,10 @@ class DiskImage {
   [[nodiscard]] const Fd& fd() const { return fd_; }
   [[nodiscard]] bool held() const { return held_; }
 
+  // Makes all that was written durable; of a held image whose requests have been drained.
+  [[nodiscard]] Result<> flush() const;
+  // Of a held image.
+  [[nodiscard]] Result<ImageStamp> stamp() const;
   // Makes all that was written durable and gives the lock up, so that another process may open the
   // image, and this one no longer touches it. On error the image is still held. Requests must have
   // been drained.

@@ -3,7 +3,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <utility>
 
 #include "base/mapping.h"
 #include "base/result.h"
@@ -21,6 +23,15 @@ enum class Backing {
 struct MemoryRegion {
   std::uint64_t ipa;
   std::span<std::byte> bytes;
+};
+
+// What fills a guest's RAM while the guest runs already.
+class MemoryFiller {
+ public:
+  MemoryFiller() = default;
+  MemoryFiller(const MemoryFiller&) = delete;
+  MemoryFiller& operator=(const MemoryFiller&) = delete;
+  virtual ~MemoryFiller() = default;
 };
 
 // Owner of a guest's RAM. Guest-physical addresses (IPA) come from the guest, so every access is
@@ -61,6 +72,8 @@ class GuestMemory {
   // written by the VMM, so that migration carries them over as holes. Error where the range is not
   // within RAM or not whole pages; memory that the host cannot take back (hugetlb) stays as it is.
   [[nodiscard]] Result<> discard(std::uint64_t ipa, std::uint64_t size);
+  // Keeps what fills this memory until right before the memory goes, when nobody uses it any more.
+  void keep(std::unique_ptr<MemoryFiller> filler) { filler_ = std::move(filler); }
   // Pages written by the VMM itself; page 0 is at base_ipa().
   [[nodiscard]] DirtyBitmap& device_dirty() { return device_dirty_; }
 
@@ -71,6 +84,7 @@ class GuestMemory {
   std::array<MemoryRegion, 1> regions_;
   Backing backing_;
   DirtyBitmap device_dirty_;
+  std::unique_ptr<MemoryFiller> filler_;  // goes before the mapping
 };
 
 }  // namespace vmm

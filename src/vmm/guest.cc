@@ -104,7 +104,8 @@ Result<> Guest::check_not_away() const {
     case GuestState::kIncoming:
       return fail(ErrorKind::kFailed, "the guest has not arrived yet");
     case GuestState::kHandover:
-      return fail(ErrorKind::kFailed, "the guest is being handed over to another host");
+      return fail(ErrorKind::kFailed, "the guest stands still for {}",
+                  task_ ? task_->name : "its end");
     case GuestState::kInDoubt:
       return fail(ErrorKind::kInDoubt,
                   "another host may run the guest; vmm migration resolve decides");

@@ -23,12 +23,12 @@ namespace vmm {
 //                    suspend() v |              v | unsuspend()                      |
 //                           kHandover  <-----> kInDoubt  ------- depart() -----------'
 //
-// In kHandover and kInDoubt only the migration decides.
+// In kHandover and kInDoubt only the migration (or snapshot) decides.
 enum class GuestState {
   kIncoming,  // its state comes in from another host; it has never run here
   kRunning,
   kPaused,
-  kHandover,  // stopped for the last part of a migration to another host
+  kHandover,  // stopped for the last part of a migration to another host, or for a snapshot
   kInDoubt,   // given up to another host that has not said whether it runs it
   kEnded,
 };
@@ -82,12 +82,12 @@ class Guest {
   [[nodiscard]] Result<MovableMachine*> begin_task(std::string name, std::function<void()> hurry);
   void end_task();
 
-  // For the task that migrates the guest. suspend() stops it, whether it runs or not; error where
-  // an event waits that ends this machine. unsuspend() gives it back what it was doing.
+  // For the task that migrates the guest or saves it. suspend() stops it, whether it runs or not;
+  // error where an event waits that ends this machine. unsuspend() gives it back what it was doing.
   [[nodiscard]] Result<> suspend();
   void unsuspend();
   void set_in_doubt();
-  // The guest has gone to another host: it ends here, well.
+  // The guest has gone to another host, or into a snapshot: it ends here, well.
   void depart();
 
   [[nodiscard]] GuestState state() const { return state_; }

@@ -46,6 +46,7 @@ GuestProcess::GuestProcess(GuestConfig config, GuestResources resources, GuestNa
             loop_.stop();
           }),
       migration_(loop_, config_, resources_, guest_),
+      snapshot_(loop_, config_, resources_, guest_),
       dirty_rate_(loop_, guest_, migration_),
       next_press_(loop_) {}
 
@@ -77,6 +78,7 @@ Result<> GuestProcess::open() {
   add_methods();
   add_balloon_methods(*server_, guest_, config_.memory);
   migration_.add_methods(*server_);
+  snapshot_.add_methods(*server_);
   dirty_rate_.add_methods(*server_);
   return success();
 }

@@ -20,6 +20,7 @@
 #include "vmm/guest_resources.h"
 #include "vmm/machine_parts.h"
 #include "vmm/outgoing_migration.h"
+#include "vmm/outgoing_snapshot.h"
 #include "vmm/runtime_dir.h"
 #include "vmm/terminal.h"
 
@@ -32,7 +33,7 @@ class GuestProcess {
   GuestProcess(GuestConfig config, GuestResources resources, GuestName name, MachineMaker maker);
 
   // Makes control socket and machine. start() boots the guest; after start_incoming() it comes from
-  // another host while the loop runs, and identity is that of its machine there.
+  // another host or a snapshot, and identity is that of its machine there.
   [[nodiscard]] Result<> start();
   [[nodiscard]] Result<> start_incoming(std::vector<std::byte> identity);
   // Runs the event loop until the guest ends; how it ended. In the foreground the guest's console
@@ -78,6 +79,7 @@ class GuestProcess {
   std::optional<std::vector<std::byte>> identity_;  // for the next machine; else that boots
   Guest guest_;
   OutgoingMigration migration_;
+  OutgoingSnapshot snapshot_;
   DirtyRateMeter dirty_rate_;
   boost::asio::steady_timer next_press_;
   bool shutdown_requested_ = false;

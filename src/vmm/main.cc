@@ -101,6 +101,7 @@ int run(int argc, char** argv) {
   add_run(app, action);
   add_guest_commands(app, action);
   add_migration_commands(app, action);
+  add_snapshot_commands(app, action);
   add_check(app, action);
   try {
     app.parse(argc, argv);

@@ -18,13 +18,7 @@ std::string kernel_version() {
 
 }  // namespace
 
-Result<migration::Manifest> outgoing_manifest(const GuestConfig& config,
-                                              const GuestResources& resources) {
-  if (config.cpu.pmu) {
-    return fail(ErrorKind::kMigration,
-                "{} cannot move: the state of CPU feature pmu cannot be saved; boot it without",
-                config.name);
-  }
+migration::Manifest machine_manifest(const GuestConfig& config, const GuestResources& resources) {
   migration::Manifest manifest;
   manifest.guest = config.name;
   manifest.machine_version = layout::kMachineVersion;
@@ -37,12 +31,6 @@ Result<migration::Manifest> outgoing_manifest(const GuestConfig& config,
   manifest.balloon = config.balloon;
   for (std::size_t n = 0; n < config.disks.size(); ++n) {
     const auto& disk = config.disks[n];
-    if (!disk.readonly && !disk.direct) {
-      return fail(ErrorKind::kMigration,
-                  "{} cannot move: disk {} is written through this host's page cache; boot it with "
-                  "direct = true",
-                  config.name, disk.id);
-    }
     manifest.disks.push_back({disk.id, resources.disks[n]->size(), disk.readonly, disk.direct,
                               disk.serial, disk.path.filename().string()});
   }
@@ -57,6 +45,24 @@ Result<migration::Manifest> outgoing_manifest(const GuestConfig& config,
   manifest.vmm_version = VMM_VERSION;
   manifest.kernel_version = kernel_version();
   return manifest;
+}
+
+Result<migration::Manifest> outgoing_manifest(const GuestConfig& config,
+                                              const GuestResources& resources) {
+  if (config.cpu.pmu) {
+    return fail(ErrorKind::kMigration,
+                "{} cannot move: the state of CPU feature pmu cannot be saved; boot it without",
+                config.name);
+  }
+  for (const auto& disk : config.disks) {
+    if (!disk.readonly && !disk.direct) {
+      return fail(ErrorKind::kMigration,
+                  "{} cannot move: disk {} is written through this host's page cache; boot it with "
+                  "direct = true",
+                  config.name, disk.id);
+    }
+  }
+  return machine_manifest(config, resources);
 }
 
 }  // namespace vmm
