@@ -15,11 +15,12 @@
 #include "vmm/control_client.h"
 #include "vmm/dirty_rate.h"
 #include "vmm/outgoing_migration.h"
+#include "vmm/outgoing_snapshot.h"
 
 namespace vmm {
 
-// A guest named "web" with a fake machine, that can be measured and moved over its control socket.
-// Its event loop runs on a thread of its own from start() on.
+// A guest named "web" with a fake machine, that can be measured, moved and saved over its control
+// socket. Its event loop runs on a thread of its own from start() on.
 class ServedGuest {
  public:
   ServedGuest() {
@@ -38,6 +39,7 @@ class ServedGuest {
     if (!listening) std::abort();
     server_ = std::move(listening).value();
     migration_.add_methods(*server_);
+    snapshot_.add_methods(*server_);
     dirty_rate_.add_methods(*server_);
     thread_ = std::thread([this] { rig_.loop.run(); });
   }
@@ -76,6 +78,8 @@ class ServedGuest {
   [[nodiscard]] FakeDirtyLog& log() { return rig_.machine->movable().dirty_log(); }
   // Before start().
   [[nodiscard]] GuestConfig& config() { return config_; }
+  [[nodiscard]] GuestResources& resources() { return resources_; }
+  [[nodiscard]] OutgoingSnapshot& snapshot() { return snapshot_; }
 
  private:
   CommandFolders folders_;
@@ -84,6 +88,7 @@ class ServedGuest {
   GuestConfig config_;
   GuestResources resources_;
   OutgoingMigration migration_{rig_.loop, config_, resources_, rig_.guest};
+  OutgoingSnapshot snapshot_{rig_.loop, config_, resources_, rig_.guest};
   DirtyRateMeter dirty_rate_{rig_.loop, rig_.guest, migration_};
   std::unique_ptr<ControlServer> server_;
   std::thread thread_;
