@@ -6,6 +6,7 @@ something counts modulo the number of choices. Run it after changing a target's 
 """
 
 import struct
+import zlib
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -532,11 +533,49 @@ def source() -> dict[str, bytes]:
     }
 
 
+def blob(data: bytes) -> bytes:
+    """A length and the bytes, as a manifest has them."""
+    return struct.pack("<I", len(data)) + data
+
+
+def small_manifest(disks: bytes = struct.pack("<I", 0)) -> bytes:
+    """A guest with 2 MiB of memory."""
+    return (bytes(16) + blob(b"web1") + struct.pack("<IIQ", 1, 1, 2 << 20) + bytes(7) + disks
+            + struct.pack("<I", 0) + blob(b"Image") + blob(b"") + blob(b"console=ttyAMA0")
+            + struct.pack("<I", 4096) + blob(b"0.1.0") + blob(b"Linux 6.12.0") + blob(b"identity")
+            + struct.pack("<HB", 1, 0))
+
+
+def snapshot_file(pages: dict[int, int], *parts: bytes, checksums: bool = True) -> bytes:
+    """A file whose chunk n of eight has the pages of the mask pages[n], and these parts before the
+    index."""
+    masks = [pages.get(chunk, 0) for chunk in range(8)]
+    index = b"".join(struct.pack("<QI", mask, zlib.crc32(bytes([7]) * 4096 * mask.bit_count()))
+                     for mask in masks)
+    sizes = [len(part) for part in (*parts, index)]
+    return (struct.pack("<BQ4Q", checksums, sum(mask.bit_count() for mask in masks), *sizes)
+            + b"".join(parts) + index)
+
+
+def snapshot() -> dict[str, bytes]:
+    """Files that are whole, and one with a wrong checksum."""
+    disk = (struct.pack("<I", 1) + blob(b"root") + struct.pack("<QBB", 4096, 0, 1) + blob(b"root")
+            + blob(b"root.img"))
+    stamp = struct.pack("<I", 1) + blob(b"root") + struct.pack("<QBq", 4096, 1, 1700000000000000001)
+    none = struct.pack("<I", 0)
+    return {
+        "empty": snapshot_file({}, small_manifest(), none, b"state"),
+        "pages": snapshot_file({0: 0x8000000000000005, 7: 0xff}, small_manifest(), none, b"state"),
+        "disk": snapshot_file({3: 1}, small_manifest(disk), stamp, b""),
+        "damaged": snapshot_file({3: 1}, small_manifest(), none, b"state", checksums=False),
+    }
+
+
 def main() -> None:
     """Write the seeds; others in the corpus stay."""
     for target in (balloon, blk, console, decision_record, destination, guest_config, machine_state,
                    manifest, messages, net, pl011, pl031, pl061, preamble, queue, ram_receiver, rng,
-                   source, transport, transport_state):
+                   snapshot, source, transport, transport_state):
         folder = CORPUS / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in target().items():
