@@ -124,7 +124,9 @@ TEST_F(OutgoingSnapshotTest, WithStopTheGuestEnds) {
       << "it has not run any more";
   ASSERT_EQ(guest_.rig().ends.size(), 1U);
   EXPECT_TRUE(guest_.rig().ends[0]);
-  const auto disks = SnapshotReader::open(path_).value().disks();
+  const auto reader = SnapshotReader::open(path_);
+  ASSERT_TRUE(reader) << reader.error().message();
+  const auto disks = reader.value().disks();
   ASSERT_EQ(disks.size(), 1U);
   EXPECT_EQ(disks[0].id, "root");
 }

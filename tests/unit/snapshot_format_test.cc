@@ -33,7 +33,10 @@ TEST(SnapshotFormatTest, HeaderRoundTrip) {
 
 TEST(SnapshotFormatTest, AnyBitOfTheHeaderThatIsNotAsWrittenIsSeen) {
   const auto good = encode(sample_header());
+  constexpr std::size_t kUsed = 80;
   for (std::size_t bit = 0; bit < good.size() * 8; ++bit) {
+    // All of what is used, and one bit in each byte of the rest.
+    if (bit >= kUsed * 8 && bit % 8 != bit / 8 % 8) continue;
     auto bytes = good;
     bytes[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
     ASSERT_FALSE(decode_snapshot_header(bytes)) << bit;
