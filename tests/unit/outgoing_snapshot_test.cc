@@ -215,11 +215,14 @@ TEST_F(OutgoingSnapshotTest, ACancelledOneLeavesTheGuestAsItWas) {
 
 TEST_F(OutgoingSnapshotTest, OneThatNobodyWaitsForIsCancelled) {
   guest_.snapshot().set_calls(slow_);
-  guest_.snapshot().set_patience(std::chrono::milliseconds(1));
   guest_.start();
   start_saving(true);
   slow_.writing.get_future().wait();
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  guest_.on_loop([&] { guest_.snapshot().set_patience(std::chrono::milliseconds(1)); });
+  ASSERT_TRUE(guest_.call("snapshot.progress"));
+  // The loop comes to its timers before it is idle again.
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (int turn = 0; turn < 3; ++turn) guest_.on_loop([] {});
   slow_.let_go.set_value();
   expect_error(ended(), ErrorKind::kInterrupted, "the snapshot was cancelled");
   EXPECT_EQ(state(), GuestState::kRunning);
@@ -251,6 +254,7 @@ TEST_F(OutgoingSnapshotTest, TheCommandSaysHowItWent) {
   guest_.start();
   ::testing::internal::CaptureStdout();
   const auto saved = snapshot_guest({"web", path_, false});
+  ::fflush(stdout);
   EXPECT_THAT(::testing::internal::GetCapturedStdout(),
               ::testing::StartsWith("web saved to " + path_.string() + ": "));
   ASSERT_TRUE(saved) << saved.error().message();
