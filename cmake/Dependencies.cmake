@@ -6,7 +6,7 @@ endif()
 find_package(Threads REQUIRED)
 find_package(Boost 1.81 REQUIRED)
 find_package(ZLIB REQUIRED)
-find_package(OpenSSL 3 REQUIRED COMPONENTS Crypto)
+find_package(OpenSSL 3 REQUIRED COMPONENTS SSL Crypto)
 find_library(VMM_FDT_LIBRARY fdt REQUIRED)
 find_library(VMM_URING_LIBRARY uring REQUIRED)
 

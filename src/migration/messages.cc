@@ -7,9 +7,9 @@
 namespace vmm::migration {
 namespace {
 
-constexpr std::array<std::byte, 8> kMagic{std::byte{'V'}, std::byte{'M'}, std::byte{'M'},
-                                          std::byte{'M'}, std::byte{'I'}, std::byte{'G'},
-                                          std::byte{'R'}, std::byte{'1'}};
+// How a TLS handshake begins: a record of type 22, of a version 3.x.
+constexpr auto kTlsHandshake = std::byte{22};
+constexpr auto kTlsVersion = std::byte{3};
 constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
 
 bool is_printable(char c) {
@@ -45,6 +45,11 @@ Result<std::string> get_text(ByteReader& in) {
 
 Result<> check_magic_and_version(ByteReader& in) {
   TRY(const auto magic, get_array<kMagic.size()>(in));
+  if (magic[0] == kTlsHandshake && magic[1] == kTlsVersion) {
+    return fail(ErrorKind::kFailed,
+                "the peer speaks TLS, and this side plaintext: give --plaintext on both sides or "
+                "neither");
+  }
   if (magic != kMagic) {
     return fail(ErrorKind::kFailed, "the peer does not speak the migration protocol of vmm");
   }

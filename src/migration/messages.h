@@ -21,6 +21,11 @@ namespace vmm::migration {
 
 // --- Preamble: what the side that connects says first ---
 
+// How it and its answer begin.
+inline constexpr std::array<std::byte, 8> kMagic{std::byte{'V'}, std::byte{'M'}, std::byte{'M'},
+                                                 std::byte{'M'}, std::byte{'I'}, std::byte{'G'},
+                                                 std::byte{'R'}, std::byte{'1'}};
+
 enum class ConnectionKind : std::uint8_t { kControl = 1, kData = 2, kQuery = 3 };
 
 struct Preamble {

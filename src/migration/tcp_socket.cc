@@ -99,7 +99,7 @@ Result<std::size_t> TcpSocket::send_some(std::span<const iovec> parts, bool more
     if (sent > 0) return static_cast<std::size_t>(sent);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && errno != EAGAIN) return fail(lost(errno));
-    TRY(wait(POLLOUT));
+    TRY(wait(POLLOUT, timeout_));
   }
 }
 
@@ -140,7 +140,7 @@ Result<> TcpSocket::splice_pipe(std::size_t bytes, bool more) {
     } else if (sent == 0) {
       return fail(lost(0));
     } else if (errno == EAGAIN) {
-      TRY(wait(POLLOUT));
+      TRY(wait(POLLOUT, timeout_));
     } else if (errno != EINTR) {
       return fail(lost(errno));
     }
@@ -149,6 +149,14 @@ Result<> TcpSocket::splice_pipe(std::size_t bytes, bool more) {
 }
 
 Result<std::size_t> TcpSocket::receive_some(std::span<const iovec> parts) {
+  for (;;) {
+    TRY(const auto received, try_receive(parts));
+    if (received > 0) return received;
+    TRY(wait_to_receive(timeout_));
+  }
+}
+
+Result<std::size_t> TcpSocket::try_receive(std::span<const iovec> parts) {
   msghdr message = message_of(parts);
   for (;;) {
     const ssize_t received = ::recvmsg(fd_.get(), &message, MSG_DONTWAIT);
@@ -156,8 +164,12 @@ Result<std::size_t> TcpSocket::receive_some(std::span<const iovec> parts) {
     if (received == 0) return fail(lost(0));
     if (errno == EINTR) continue;
     if (errno != EAGAIN) return fail(lost(errno));
-    TRY(wait(POLLIN));
+    return std::size_t{0};
   }
+}
+
+Result<> TcpSocket::wait_to_receive(milliseconds timeout) {
+  return wait(POLLIN, timeout);
 }
 
 void TcpSocket::interrupt() {
@@ -166,8 +178,7 @@ void TcpSocket::interrupt() {
   (void)::shutdown(fd_.get(), SHUT_RDWR);
 }
 
-Result<> TcpSocket::wait(short events) {
-  const milliseconds timeout = timeout_;
+Result<> TcpSocket::wait(short events, milliseconds timeout) {
   const auto begin = std::chrono::steady_clock::now();
   for (;;) {
     int left = -1;

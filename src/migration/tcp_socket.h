@@ -57,15 +57,21 @@ class TcpSocket {
   // splice(2) has no MSG_NOSIGNAL.
   [[nodiscard]] Result<> send_referred(iovec part, bool more);
 
+  // Receives what is there already, without waiting; 0 where that is nothing.
+  [[nodiscard]] Result<std::size_t> try_receive(std::span<const iovec> parts);
+  // Waits until something can be received, or the connection has ended, up to `timeout`.
+  [[nodiscard]] Result<> wait_to_receive(std::chrono::milliseconds timeout);
+
   // As Channel's.
   void set_timeout(std::chrono::milliseconds timeout);
+  [[nodiscard]] std::chrono::milliseconds timeout() const { return timeout_; }
   void interrupt();
   [[nodiscard]] const std::string& peer() const { return peer_; }
 
  private:
   [[nodiscard]] Result<> make_pipe();
   [[nodiscard]] Result<> splice_pipe(std::size_t bytes, bool more);
-  [[nodiscard]] Result<> wait(short events);
+  [[nodiscard]] Result<> wait(short events, std::chrono::milliseconds timeout);
   // Error of an operation that failed with an errno, or 0 for the end of the stream.
   [[nodiscard]] Error lost(int system_errno) const;
 
