@@ -88,6 +88,9 @@ class MovingGuest(GuestShell):
         self.name = name
         self.addresses = addresses
         self.jobs: list[Job] = []
+        # How its connections are made: options of `vmm receive` and of `vmm migrate`.
+        self.receive_options: Sequence[str] = ("--plaintext",)
+        self.migrate_options: Sequence[str] = ("--plaintext",)
         for end, (host, config) in enumerate(zip(hosts, configs)):
             host.run(f"mkdir -p {FOLDER} && cat >{self.config(end)}", input=config)
 
@@ -111,14 +114,14 @@ class MovingGuest(GuestShell):
         to = 1 - self.at if to is None else to
         job = Job(self.hosts[to], f"receive{len(self.jobs)}",
                   ["vmm", "receive", "--listen", f"{self.addresses[to]}:{PORT}", "--config",
-                   self.config(to), "--plaintext", *options])
+                   self.config(to), *self.receive_options, *options])
         job.until(f"grep -q ':{PORT:04X} 00000000:0000 0A' /proc/net/tcp", 30)
         return job
 
     def migrate_command(self, *options: str, via: str | None = None) -> list[str]:
-        """The command that moves it to the other end in clear text, by another way with `via`."""
+        """The command that moves it to the other end, by another way with `via`."""
         to = via or f"{self.addresses[1 - self.at]}:{PORT}"
-        return ["vmm", "migrate", self.name, "--to", to, "--plaintext", "--json", *options]
+        return ["vmm", "migrate", self.name, "--to", to, *self.migrate_options, "--json", *options]
 
     def migrate(self, *options: str, via: str | None = None, timeout: float = 120) -> Outcome:
         """Run `vmm migrate` to the other end, where somebody should listen."""

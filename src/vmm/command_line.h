@@ -24,6 +24,8 @@ CLI::App* add_guest_command(CLI::App& app, const std::string& name, const std::s
 void add_migration_commands(CLI::App& app, Action& action);
 // snapshot and restore.
 void add_snapshot_commands(CLI::App& app, Action& action);
+// tls init, issue, revoke and show.
+void add_tls_commands(CLI::App& app, Action& action);
 // stats dirty-rate; stats is the command that it belongs to.
 CLI::App* add_dirty_rate_command(CLI::App& stats, Action& action);
 

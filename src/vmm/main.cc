@@ -102,6 +102,7 @@ int run(int argc, char** argv) {
   add_guest_commands(app, action);
   add_migration_commands(app, action);
   add_snapshot_commands(app, action);
+  add_tls_commands(app, action);
   add_check(app, action);
   try {
     app.parse(argc, argv);

@@ -9,6 +9,8 @@
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <filesystem>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -79,7 +81,12 @@ json::object start_parameters(const MigrateOptions& options) {
                       {"on_timeout", options.on_timeout},
                       {"require_hw", options.require_hw},
                       {"verify", options.verify},
-                      {"plaintext", options.plaintext}};
+                      {"plaintext", options.connection.plaintext}};
+  // The guest's process may be in another folder.
+  if (options.connection.tls_dir) {
+    params["tls_dir"] = std::filesystem::absolute(*options.connection.tls_dir).string();
+  }
+  if (options.peer_name) params["peer_name"] = *options.peer_name;
   const auto add = [&params](std::string_view key, const std::optional<std::uint64_t>& value,
                              std::uint64_t unit) {
     if (value) params[key] = *value * unit;
@@ -158,22 +165,30 @@ Result<json::value> follow(ControlClient& client, const std::string& id,
   }
 }
 
-// What --json ends with where there is no report.
-json::object failure(const Error& error, const std::string& id) {
+// What --json ends with where there is no report. Without an id where it has not begun.
+json::object failure(const Error& error, const std::optional<std::string>& id) {
   std::string_view result = "failed";
   if (error.kind() == ErrorKind::kInDoubt) result = "in-doubt";
   if (error.kind() == ErrorKind::kInterrupted) result = "cancelled";
-  return {{"result", result}, {"migration_id", id}, {"error", error.message()}};
+  return {{"result", result},
+          {"migration_id", id ? json::value(*id) : json::value()},
+          {"error", error.message()}};
 }
 
 }  // namespace
 
 Result<> migrate_guest(const MigrateOptions& options) {
-  TRY(auto client, ControlClient::connect(options.name));
+  auto client = ControlClient::connect(options.name);
   catch_interrupts();
-  TRY(const auto started, client.call("migration.start", start_parameters(options), kReplyTimeout));
-  const auto id = text_of(started, "migration_id");
-  auto end = follow(client, id, options.doubt_tolerated);
+  const auto started =
+      client ? client.value().call("migration.start", start_parameters(options), kReplyTimeout)
+             : Result<json::value>(fail(client.error()));
+  if (!started) {
+    if (options.json) print(json::serialize(failure(started.error(), std::nullopt)) + "\n");
+    return fail(started.error());
+  }
+  const auto id = text_of(started.value(), "migration_id");
+  auto end = follow(client.value(), id, options.doubt_tolerated);
   if (!end) {
     if (options.json) print(json::serialize(failure(end.error(), id)) + "\n");
     // Somebody else has cancelled it: this command was not interrupted, and has failed.

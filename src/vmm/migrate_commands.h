@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "vmm/migration_channels.h"
 
 namespace vmm {
 
@@ -25,7 +26,8 @@ struct MigrateOptions {
   std::string dirty_log = "auto";
   bool require_hw = false;
   bool verify = false;
-  bool plaintext = false;
+  std::optional<std::string> peer_name;
+  ChannelOptions connection;
   bool json = false;
   // The source asks the destination again by itself; after so long the operator is told.
   std::chrono::milliseconds doubt_tolerated{15'000};

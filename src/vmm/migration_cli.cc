@@ -53,6 +53,14 @@ namespace {
 constexpr std::uint64_t kMaxMebibytes = 1ULL << 20;
 constexpr std::uint64_t kMaxSeconds = 366ULL * 24 * 3600;
 
+void add_channel_options(CLI::App& command, ChannelOptions& options) {
+  command
+      .add_option("--tls-dir", options.tls_dir,
+                  "Folder with this host's key and certificate, which vmm tls makes")
+      ->type_name("DIR");
+  command.add_flag("--plaintext", options.plaintext, "Without encryption; both sides must say so");
+}
+
 void add_receive(CLI::App& app, Action& action) {
   static ReceiveOptions options;
   static std::uint64_t peer_timeout = 10;
@@ -74,7 +82,13 @@ void add_receive(CLI::App& app, Action& action) {
                    "Seconds of silence after which the source is lost")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{3600}))
       ->capture_default_str();
-  command->add_flag("--plaintext", options.plaintext, "Without encryption; both sides must say so");
+  command
+      ->add_option("--allow-peer", options.allow_peers,
+                   "Host that may bring a guest, by its certificate's name or fingerprint; "
+                   "repeatable, needed without --plaintext")
+      ->type_name("NAME|FINGERPRINT")
+      ->allow_extra_args(false);
+  add_channel_options(*command, options.channels);
   command->add_flag("--detach", options.detach, "Return once it listens");
   command->footer(
       "Disks, taps and boot files are this host's own: those of the same id in --config, or files\n"
@@ -126,7 +140,11 @@ void add_migrate(CLI::App& app, Action& action) {
       ->capture_default_str();
   command->add_flag("--require-hw", options.require_hw, "Fail rather than log without hardware");
   command->add_flag("--verify", options.verify, "Compare SHA-256 digests of all memory");
-  command->add_flag("--plaintext", options.plaintext, "Without encryption; both sides must say so");
+  command
+      ->add_option("--peer-name", options.peer_name,
+                   "Whom the destination's certificate is to be of, instead of the HOST of --to")
+      ->type_name("NAME|FINGERPRINT");
+  add_channel_options(*command, options.connection);
   command
       ->add_option("--control-run", options.control_run_mib,
                    "For benchmarks: send so many MiB without logging, and end there")

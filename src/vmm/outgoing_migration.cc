@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "migration/tcp_channel.h"
 #include "vmm/loop_call.h"
+#include "vmm/migration_channels.h"
 #include "vmm/outgoing_manifest.h"
 #include "vmm/rpc_params.h"
 
@@ -131,19 +132,20 @@ class LoopGuest final : public migration::SourceGuest {
 
 // A migration from start() to finished().
 struct OutgoingMigration::Session {
-  Session(LoopGuest guest_port, migration::TcpConnector tcp, migration::DecisionRecords where,
-          migration::Manifest manifest, const std::string& to, const SourceOptions& options)
+  Session(LoopGuest guest_port, std::unique_ptr<migration::Connector> connections,
+          migration::DecisionRecords where, migration::Manifest manifest, const std::string& to,
+          const SourceOptions& options)
       : guest(guest_port),
-        connector(std::move(tcp)),
+        connector(std::move(connections)),
         records(std::move(where)),
-        source(guest, connector, records, std::move(manifest), to, options) {}
+        source(guest, *connector, records, std::move(manifest), to, options) {}
   ~Session() {
     source.abandon();
     if (thread.joinable()) thread.join();
   }
 
   LoopGuest guest;
-  migration::TcpConnector connector;
+  std::unique_ptr<migration::Connector> connector;
   migration::DecisionRecords records;
   migration::Source source;
   std::thread thread;
@@ -181,13 +183,13 @@ Result<json::value> OutgoingMigration::start(const json::object& params) {
   }
   TRY(const auto to, optional_text(params, "to"));
   if (!to) return fail(ErrorKind::kUsage, "to is missing: where to migrate to");
-  TRY(const auto plaintext, flag(params, "plaintext"));
-  if (!plaintext) {
-    return fail(ErrorKind::kUsage,
-                "encrypted channels do not exist yet: give --plaintext on both sides");
-  }
   TRY(const auto options, parse_options(params));
   TRY(const auto address, migration::TcpAddress::parse(*to));
+  ChannelOptions channels;
+  TRY(channels.plaintext, flag(params, "plaintext"));
+  TRY(channels.tls_dir, optional_text(params, "tls_dir"));
+  TRY(const auto peer_name, optional_text(params, "peer_name"));
+  TRY(auto connector, make_connector(address, channels, peer_name));
   TRY(auto records, migration::DecisionRecords::open_default());
   if (before_start_) before_start_();
   TRY(auto* machine, guest_.begin_task("a migration", [this] {
@@ -202,7 +204,7 @@ Result<json::value> OutgoingMigration::start(const json::object& params) {
   last_.reset();
   const auto id = described.value().id.to_string();
   session_ = std::make_unique<Session>(LoopGuest(loop_, guest_, resources_, *machine),
-                                       migration::TcpConnector(address), std::move(records),
+                                       std::move(connector), std::move(records),
                                        std::move(described).value(), destination_, options);
   session_->thread = std::thread([this] {
     auto result = session_->source.run();

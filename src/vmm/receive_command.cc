@@ -39,10 +39,6 @@ Result<std::unique_ptr<GuestProcess>> prepare(const migration::Manifest& manifes
 }
 
 Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
-  if (!options.plaintext) {
-    return fail(ErrorKind::kUsage,
-                "encrypted channels do not exist yet: give --plaintext on both sides");
-  }
   IncomingOptions incoming{{}, options.allow_path, options.name};
   if (options.config) {
     TRY(incoming.config, load_guest_config(*options.config));
@@ -55,8 +51,8 @@ Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
   TRY(auto records, migration::DecisionRecords::open_default());
   TRY(const auto address, migration::TcpAddress::parse(options.listen));
   TRY(auto listener, migration::TcpListener::listen(address));
-  migration::TcpAcceptor acceptor(listener);
-  migration::Destination destination(acceptor, records, options.peer_timeout);
+  TRY(const auto acceptor, make_acceptor(listener, options.channels, options.allow_peers));
+  migration::Destination destination(*acceptor, records, options.peer_timeout);
   log(LogLevel::kInfo, "waiting for a guest on {}", listener.address().text());
   std::filesystem::path log_path;
   if (detached != nullptr) {

@@ -4,9 +4,11 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "migration/limits.h"
+#include "vmm/migration_channels.h"
 
 namespace vmm {
 
@@ -15,7 +17,8 @@ struct ReceiveOptions {
   std::optional<std::filesystem::path> config;
   std::optional<std::filesystem::path> allow_path;
   std::optional<std::string> name;
-  bool plaintext = false;
+  std::vector<std::string> allow_peers;  // names or fingerprints
+  ChannelOptions channels;
   bool detach = false;
   std::chrono::milliseconds peer_timeout = migration::kDefaultPeerTimeout;
 };

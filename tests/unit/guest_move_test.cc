@@ -139,7 +139,7 @@ class GuestMoveTest : public ::testing::Test {
   Result<> migrate(MigrateOptions options = {}) {
     options.name = "web";
     options.to = listener_->address().text();
-    options.plaintext = true;
+    options.connection.plaintext = true;
     options.json = true;
     ::testing::internal::CaptureStdout();
     auto result = migrate_guest(options);

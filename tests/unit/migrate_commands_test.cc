@@ -118,17 +118,33 @@ TEST_F(MigrateCommandTest, OptionsAreSentInTheUnitsOfTheProtocol) {
   options.control_run_mib = 1;
   options.on_timeout = "stop-and-copy";
   options.dirty_log = "wp";
-  options.verify = options.plaintext = true;
+  options.verify = options.connection.plaintext = true;
+  options.connection.tls_dir = "/keys";
+  options.peer_name = "host2";
   ASSERT_TRUE(migrate(options));
   const json::value expected{
       {"to", "there:1"},        {"dirty_log", "wp"},    {"on_timeout", "stop-and-copy"},
       {"require_hw", false},    {"verify", true},       {"plaintext", true},
       {"downtime_limit_ms", 7}, {"bandwidth", 3 << 20}, {"channels", 4},
       {"max_rounds", 9},        {"timeout_ms", 5000},   {"peer_timeout_ms", 2000},
-      {"control_run", 1 << 20}, {"max_throttle", 80}};
+      {"control_run", 1 << 20}, {"max_throttle", 80},   {"tls_dir", "/keys"},
+      {"peer_name", "host2"}};
   EXPECT_EQ(json::value(params_), expected);
   ASSERT_TRUE(migrate());
   EXPECT_FALSE(params_.contains("bandwidth")) << "what is not given is the process's to choose";
+}
+
+TEST_F(MigrateCommandTest, JsonEndsWithAnObjectAlsoWhereItDoesNotBegin) {
+  server_.on("migration.start", [](const json::object&) -> Result<json::value> {
+    return fail(ErrorKind::kUsage, "to is nowhere");
+  });
+  server_.start();
+  expect_error(migrate(with_json()), ErrorKind::kUsage, "to is nowhere");
+  const json::value expected{
+      {"result", "failed"}, {"migration_id", nullptr}, {"error", "to is nowhere"}};
+  EXPECT_EQ(json::value(printed()), expected);
+  expect_error(migrate(), ErrorKind::kUsage, "to is nowhere");
+  EXPECT_EQ(out_, "");
 }
 
 TEST_F(MigrateCommandTest, AMigrationThatFailsIsToldWithItsExitCode) {
