@@ -22,7 +22,10 @@ TEST_P(SnapshotFaultTest, WhateverFailsTheOldFileStaysAndNothingElse) {
     rig.dir.file("snap", "old");
     FailingCalls calls(failing, GetParam());
     const auto saved = rig.save(calls);
-    if (saved) break;
+    if (saved) {
+      EXPECT_LT(calls.calls(), failing) << "a failure was overlooked";
+      break;
+    }
     expect_error(saved, ErrorKind::kFailed, rig.path.string());
     EXPECT_THAT(saved.error().message(), HasSubstr(::strerror(GetParam()))) << failing;
     EXPECT_EQ(contents_of(rig.path), "old") << failing;
@@ -39,7 +42,10 @@ TEST_P(SnapshotFaultTest, WhateverFailsThereIsNoFileWhereThereWasNone) {
   for (int failing = 1;; ++failing) {
     FailingCalls calls(failing, GetParam());
     const auto saved = rig.save(calls);
-    if (saved) break;
+    if (saved) {
+      EXPECT_LT(calls.calls(), failing) << "a failure was overlooked";
+      break;
+    }
     EXPECT_TRUE(rig.files().empty()) << failing << saved.error().message();
   }
   EXPECT_THAT(rig.files(), ElementsAre("snap"));
