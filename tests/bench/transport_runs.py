@@ -101,9 +101,9 @@ def iperf_wall(text: str, size: int) -> float:
         raise BenchError(f"iperf3 said: {text.strip()[-300:] or 'nothing'}") from error
 
 
-def vmm_transfer(meter: Path, mib: int, channels: int, fill: str) -> Transfer:
+def vmm_transfer(meter: Path, mib: int, channels: int, how: Sequence[str]) -> Transfer:
     """One run of transport_meter."""
-    done = subprocess.run([str(meter), str(mib), str(channels), fill], capture_output=True, text=True,
+    done = subprocess.run([str(meter), str(mib), str(channels), *how], capture_output=True, text=True,
                           timeout=LIMIT_S, check=False)
     if done.returncode != 0:
         raise BenchError(done.stderr.strip() or f"{meter} ended with status {done.returncode}")

@@ -55,6 +55,9 @@ class Guest final : public SourceGuest {
     return success();
   }
   void mark_in_doubt() override { check(!runs, "a guest in doubt stands still"); }
+  void throttle(unsigned percent) override {
+    check(percent <= kMostThrottle, "it never stands still by that");
+  }
 
   FakeDirtyLog log{kPages};
   bool runs = true;

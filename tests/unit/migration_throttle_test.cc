@@ -15,8 +15,8 @@ using namespace std::chrono_literals;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-FaultPlan::At message_is(MessageType type, Fault fault) {
-  return {true, 0, type, fault};
+std::vector<FaultPlan::At> message_is(MessageType type, Fault fault) {
+  return {{message_place(true, type), fault}};
 }
 
 // Every round leaves as many pages as the one before it, and they are too many, whatever the speed
@@ -24,7 +24,7 @@ FaultPlan::At message_is(MessageType type, Fault fault) {
 // downtime limit.
 class ThrottleRig : public MigrationRig {
  public:
-  explicit ThrottleRig(std::optional<FaultPlan::At> fault = std::nullopt) : MigrationRig(fault) {
+  explicit ThrottleRig(std::vector<FaultPlan::At> faults = {}) : MigrationRig(std::move(faults)) {
     options.limits.downtime = 600ms;
     options.limits.log = LogChoice::kWriteProtect;
     options.limits.max_throttle = 60;

@@ -1,7 +1,7 @@
 // Moves the memory of a guest that stands still from one process to another over loopback, by the
 // product's own sender and receiver, and measures what that takes.
 //
-//   transport_meter MIB CHANNELS random|zeros|untouched
+//   transport_meter MIB CHANNELS random|zeros|untouched [tls]
 //
 // Prints "wall_s=N send_cpu_s=N receive_cpu_s=N sent_mib=N": seconds from the begin of sending
 // until all has arrived, CPU seconds of the two processes meanwhile, and what went over the
@@ -15,10 +15,14 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
 #include <future>
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -32,6 +36,8 @@
 #include "migration/ram_receiver.h"
 #include "migration/ram_sender.h"
 #include "migration/tcp_channel.h"
+#include "migration/tls_authority.h"
+#include "migration/tls_channel.h"
 #include "tools/child.h"
 
 namespace vmm::bench {
@@ -49,10 +55,17 @@ constexpr std::uint64_t kBase = 0x4000'0000;
 
 enum class Fill : std::uint8_t { kRandom, kZeros, kUntouched };
 
+// Both ends of encrypted channels, made for the occasion.
+struct TlsEnds {
+  migration::TlsIdentity source;
+  migration::TlsIdentity destination;
+};
+
 struct Options {
   std::uint64_t bytes = 0;
   unsigned channels = 0;
   Fill fill = Fill::kRandom;
+  std::optional<TlsEnds> tls;
 };
 
 // What the receiving process tells the sending one: first the port, then this.
@@ -96,22 +109,52 @@ class NoWrites final : public DirtyLog {
   std::uint64_t pages_;
 };
 
+Result<TlsEnds> make_tls_ends() {
+  std::string name = std::filesystem::temp_directory_path() / "transport-meter-XXXXXX";
+  if (::mkdtemp(name.data()) == nullptr) return fail_errno(ErrorKind::kFailed, "make {}", name);
+  const std::filesystem::path folder(name);
+  const auto made = [&]() -> Result<TlsEnds> {
+    const auto validity = migration::default_validity(std::time(nullptr));
+    TRY(migration::make_authority(folder / "source", "source", validity));
+    TRY(migration::issue(folder / "source", "destination", folder / "destination", validity));
+    TRY(auto source, migration::TlsIdentity::load(folder / "source"));
+    TRY(auto destination, migration::TlsIdentity::load(folder / "destination"));
+    return TlsEnds{std::move(source), std::move(destination)};
+  }();
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
+  return made;
+}
+
 // The two ends of the channels are made here, and nowhere else.
-Result<Channels> connect_channels(const TcpAddress& address, unsigned count) {
-  migration::TcpConnector connector(address);
+Result<Channels> connect_channels(const Options& options, const TcpAddress& address) {
+  std::unique_ptr<migration::Connector> connector;
+  if (options.tls) {
+    TRY(auto peer, migration::PeerId::parse("destination"));
+    connector = std::make_unique<migration::TlsConnector>(address, options.tls->source, peer);
+  } else {
+    connector = std::make_unique<migration::TcpConnector>(address);
+  }
   Channels channels;
-  while (channels.size() < count) {
-    TRY(auto channel, connector.connect(kDefaultPeerTimeout));
+  while (channels.size() < options.channels) {
+    TRY(auto channel, connector->connect(kDefaultPeerTimeout));
     channels.push_back(std::move(channel));
   }
   return channels;
 }
 
-Result<Channels> accept_channels(TcpListener& listener, unsigned count) {
-  migration::TcpAcceptor acceptor(listener);
+Result<Channels> accept_channels(const Options& options, TcpListener& listener) {
+  std::unique_ptr<migration::Acceptor> acceptor;
+  if (options.tls) {
+    TRY(auto peer, migration::PeerId::parse("source"));
+    acceptor = std::make_unique<migration::TlsAcceptor>(listener, options.tls->destination,
+                                                        std::vector{peer});
+  } else {
+    acceptor = std::make_unique<migration::TcpAcceptor>(listener);
+  }
   Channels channels;
-  while (channels.size() < count) {
-    TRY(auto channel, acceptor.accept(kDefaultPeerTimeout));
+  while (channels.size() < options.channels) {
+    TRY(auto channel, acceptor->accept(kDefaultPeerTimeout));
     channels.push_back(std::move(channel));
   }
   return channels;
@@ -173,7 +216,7 @@ Result<> receive(const Options& options, const Fd& pipe) {
   TRY(auto memory, make_memory(options.bytes));
   TRY(auto listener, TcpListener::listen({"127.0.0.1", 0}));
   TRY(tell(pipe, listener.address().port));
-  TRY(auto channels, accept_channels(listener, options.channels));
+  TRY(auto channels, accept_channels(options, listener));
 
   std::promise<Result<>> arrived;
   Arrival arrival;
@@ -200,7 +243,7 @@ Result<> send(const Options& options, const Fd& pipe) {
   TRY(const auto pagemap, Pagemap::open());
   TRY(tracker.start(DirtyLogMode::kWriteProtect));
   TRY(const auto port, hear<std::uint16_t>(pipe));
-  TRY(auto channels, connect_channels({"127.0.0.1", port}, options.channels));
+  TRY(auto channels, connect_channels(options, {"127.0.0.1", port}));
 
   const double begin = now();
   const double cpu_before = cpu_time();
@@ -220,13 +263,16 @@ int print_error(const Error& error) {
 }
 
 Result<Options> parse(int argc, char** argv) {
-  if (argc != 4) {
-    return fail(ErrorKind::kUsage, "usage: {} MIB CHANNELS random|zeros|untouched", argv[0]);
+  const bool tls = argc == 5 && std::string_view(argv[4]) == "tls";
+  if (argc != 4 && !tls) {
+    return fail(ErrorKind::kUsage, "usage: {} MIB CHANNELS random|zeros|untouched [tls]", argv[0]);
   }
   TRY(const long mib, parse_positive(argv[1]));
   TRY(const long channels, parse_positive(argv[2]));
   Options options{.bytes = static_cast<std::uint64_t>(mib) << 20,
-                  .channels = static_cast<unsigned>(channels)};
+                  .channels = static_cast<unsigned>(channels),
+                  .fill = Fill::kRandom,
+                  .tls = std::nullopt};
   const std::string_view fill = argv[3];
   if (fill == "zeros") {
     options.fill = Fill::kZeros;
@@ -234,6 +280,9 @@ Result<Options> parse(int argc, char** argv) {
     options.fill = Fill::kUntouched;
   } else if (fill != "random") {
     return fail(ErrorKind::kUsage, "'{}' is not random, zeros or untouched", fill);
+  }
+  if (tls) {
+    TRY(options.tls, make_tls_ends());
   }
   return options;
 }
