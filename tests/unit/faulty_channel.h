@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <condition_variable>
 #include <cstring>
 #include <memory>
@@ -165,13 +167,15 @@ class FaultyChannel final : public Channel {
     if (ended_ == Then::kCut) return cut();
     if (ended_ != Then::kGoOn) return stall("sent nothing");
     const bool answer = !std::exchange(answered_, true);
-    std::vector<std::byte> bytes(answer ? kPreambleAnswerHeadBytes : kFrameHeaderBytes);
-    TRY(read_bytes(bytes));
-    const std::size_t head = bytes.size();
-    const auto length = type_at(bytes.data() + head - sizeof(std::uint32_t));
+    std::array<std::byte, std::max(kPreambleAnswerHeadBytes, kFrameHeaderBytes)> buffer{};
+    const auto head =
+        std::span(buffer).first(answer ? kPreambleAnswerHeadBytes : kFrameHeaderBytes);
+    TRY(read_bytes(head));
+    const auto length = type_at(head.last(sizeof(std::uint32_t)).data());
     // Something else may answer.
-    bytes.resize(head + (answer && length > kMaxText ? 0 : length));
-    TRY(read_bytes(std::span(bytes).subspan(head)));
+    std::vector<std::byte> bytes(head.size() + (answer && length > kMaxText ? 0 : length));
+    std::ranges::copy(head, bytes.begin());
+    TRY(read_bytes(std::span(bytes).subspan(head.size())));
     const auto place =
         answer ? answer_place(kind_)
                : message_place(false, static_cast<MessageType>(type_at(bytes.data())), kind_);

@@ -142,6 +142,7 @@ TEST(GuestTaskTest, CommandsAreRefusedWhereOnlyTheMigrationDecides) {
   const auto incoming = [](TaskRig& f) { ASSERT_TRUE(f.guest.start_incoming()); };
   const auto handover = [](TaskRig& f) {
     ASSERT_TRUE(f.guest.start());
+    ASSERT_TRUE(f.guest.begin_task("a migration", [] {}));
     ASSERT_TRUE(f.guest.suspend());
   };
   const auto in_doubt = [handover](TaskRig& f) {
@@ -150,7 +151,7 @@ TEST(GuestTaskTest, CommandsAreRefusedWhereOnlyTheMigrationDecides) {
   };
   const std::vector<Case> cases{
       {incoming, GuestState::kIncoming, ErrorKind::kFailed, "not arrived yet", true},
-      {handover, GuestState::kHandover, ErrorKind::kFailed, "handed over", false},
+      {handover, GuestState::kHandover, ErrorKind::kFailed, "stands still for a migration", false},
       {in_doubt, GuestState::kInDoubt, ErrorKind::kInDoubt, "vmm migration resolve", false},
   };
   for (const auto& [enter, state, kind, words, task_taken] : cases) {

@@ -130,8 +130,8 @@ inline std::vector<std::byte> frame(const Message& message) {
   const auto payload = encode_payload(message).value();
   const auto header = encode(FrameHeader{static_cast<std::uint32_t>(type_of(message)),
                                          static_cast<std::uint32_t>(payload.size())});
-  std::vector<std::byte> bytes(header.begin(), header.end());
-  bytes.insert(bytes.end(), payload.begin(), payload.end());
+  std::vector<std::byte> bytes(header.size() + payload.size());
+  std::ranges::copy(payload, std::ranges::copy(header, bytes.begin()).out);
   return bytes;
 }
 
