@@ -5,8 +5,11 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <string>
 #include <vector>
+
+#include "base/log.h"
 
 namespace vmm {
 namespace {
@@ -58,6 +61,24 @@ Result<> Detached::redirect(const std::filesystem::path& log) const {
   return success();
 }
 
+Result<> Detached::log_to(const std::filesystem::path& log) {
+  TRY(redirect(log));
+  if (!log_to_file(log, LogLevel::kInfo)) {
+    return fail(ErrorKind::kFailed, "cannot open {}", log.string());
+  }
+  log_ = log;
+  return success();
+}
+
+void Detached::close_log(const Result<>& result) {
+  if (log_.empty()) return;
+  if (result) {
+    static_cast<void>(::unlink(log_.c_str()));
+  } else {
+    log(LogLevel::kError, "{}", result.error().message());
+  }
+}
+
 void Detached::report(std::byte kind, std::string_view message) {
   std::vector<std::byte> bytes{kind};
   const auto text = std::as_bytes(std::span(message));
@@ -73,6 +94,17 @@ void Detached::report_started() {
 
 void Detached::report_failure(const Error& error) {
   if (pipe_.valid()) report(std::byte(static_cast<int>(error.kind())), error.message());
+}
+
+Result<> run_detachable(bool detach, const std::function<Result<>(Detached*)>& work) {
+  if (!detach) return work(nullptr);
+  TRY(auto detached, Detached::split());
+  if (!detached) return success();
+  const auto result = work(&*detached);
+  if (!result) detached->report_failure(result.error());
+  detached->close_log(result);
+  // In the child nobody is left to print to.
+  std::exit(result ? 0 : static_cast<int>(result.error().kind()));
 }
 
 }  // namespace vmm

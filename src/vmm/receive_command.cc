@@ -54,14 +54,9 @@ Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
   TRY(const auto acceptor, make_acceptor(listener, options.channels, options.allow_peers));
   migration::Destination destination(*acceptor, records, options.peer_timeout);
   log(LogLevel::kInfo, "waiting for a guest on {}", listener.address().text());
-  std::filesystem::path log_path;
   if (detached != nullptr) {
     TRY(const auto dir, runtime_dir());
-    log_path = dir / fmt::format("receive-{}.log", ::getpid());
-    TRY(detached->redirect(log_path));
-    if (!log_to_file(log_path, LogLevel::kInfo)) {
-      return fail(ErrorKind::kFailed, "cannot open {}", log_path.string());
-    }
+    TRY(detached->log_to(dir / fmt::format("receive-{}.log", ::getpid())));
     detached->report_started();
   }
   for (;;) {
@@ -74,26 +69,15 @@ Result<> receive_here(const ReceiveOptions& options, Detached* detached) {
     }
     IncomingMigration migration(*process.value(), destination, manifest.paused);
     TRY(migration.start());
-    auto ended = process.value()->run(false);
-    // Nobody needs the log of a guest that ended well.
-    if (ended && detached != nullptr) static_cast<void>(::unlink(log_path.c_str()));
-    return ended;
+    return process.value()->run(false);
   }
 }
 
 }  // namespace
 
 Result<> receive_guest(const ReceiveOptions& options) {
-  if (!options.detach) return receive_here(options, nullptr);
-  TRY(auto detached, Detached::split());
-  if (!detached) return success();
-  const auto result = receive_here(options, &*detached);
-  if (!result) {
-    detached->report_failure(result.error());
-    log(LogLevel::kError, "{}", result.error().message());
-  }
-  // In the child nobody is left to print to.
-  std::exit(result ? 0 : static_cast<int>(result.error().kind()));
+  return run_detachable(options.detach,
+                        [&](Detached* detached) { return receive_here(options, detached); });
 }
 
 }  // namespace vmm

@@ -1,7 +1,5 @@
 #include "vmm/restore_command.h"
 
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <memory>
@@ -65,36 +63,19 @@ Result<> restore_here(const RestoreOptions& options, Detached* detached) {
   TRY(auto resources, GuestResources::open(config));
   TRY(check_disk_sizes(reader->manifest(), resources));
   TRY(check_disks_unchanged(reader->disks(), config, resources));
-  const auto log_path = name.log_path();
   if (detached != nullptr) {
-    TRY(detached->redirect(log_path));
-    if (!log_to_file(log_path, LogLevel::kInfo)) {
-      return fail(ErrorKind::kFailed, "cannot open {}", log_path.string());
-    }
+    TRY(detached->log_to(name.log_path()));
   }
   GuestProcess process(std::move(config), std::move(resources), std::move(name),
                        kvm_machines(system));
-  const auto result = run_restored(std::move(reader), process, begun, detached);
-  if (detached != nullptr && result) {
-    // Nobody needs the log of a guest that ended well.
-    static_cast<void>(::unlink(log_path.c_str()));
-  }
-  return result;
+  return run_restored(std::move(reader), process, begun, detached);
 }
 
 }  // namespace
 
 Result<> restore_guest(const RestoreOptions& options) {
-  if (!options.detach) return restore_here(options, nullptr);
-  TRY(auto detached, Detached::split());
-  if (!detached) return success();
-  const auto result = restore_here(options, &*detached);
-  if (!result) {
-    detached->report_failure(result.error());
-    log(LogLevel::kError, "{}", result.error().message());
-  }
-  // In the child nobody is left to print to.
-  std::exit(result ? 0 : static_cast<int>(result.error().kind()));
+  return run_detachable(options.detach,
+                        [&](Detached* detached) { return restore_here(options, detached); });
 }
 
 }  // namespace vmm

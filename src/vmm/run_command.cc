@@ -1,7 +1,6 @@
 #include "vmm/run_command.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <boost/json/array.hpp>
 #include <boost/json/serialize.hpp>
@@ -36,41 +35,21 @@ Result<> run_here(const RunOptions& options, Detached* detached) {
   TRY(const auto dir, runtime_dir());
   TRY(auto name, GuestName::claim(dir, config.name));
   TRY(auto resources, GuestResources::open(config));
-  const auto log_path = name.log_path();
   if (detached != nullptr) {
-    TRY(detached->redirect(log_path));
-    if (!log_to_file(log_path, LogLevel::kInfo)) {
-      return fail(ErrorKind::kFailed, "cannot open {}", log_path.string());
-    }
+    TRY(detached->log_to(name.log_path()));
   }
   GuestProcess process(std::move(config), std::move(resources), std::move(name),
                        kvm_machines(system));
-  const auto result = [&]() -> Result<> {
-    TRY(process.start());
-    if (detached != nullptr) detached->report_started();
-    return process.run(detached == nullptr);
-  }();
-  if (detached != nullptr) {
-    if (result) {
-      // Nobody needs the log of a guest that ended well.
-      static_cast<void>(::unlink(log_path.c_str()));
-    } else {
-      log(LogLevel::kError, "{}", result.error().message());
-    }
-  }
-  return result;
+  TRY(process.start());
+  if (detached != nullptr) detached->report_started();
+  return process.run(detached == nullptr);
 }
 
 }  // namespace
 
 Result<> run_guest(const RunOptions& options) {
-  if (!options.detach) return run_here(options, nullptr);
-  TRY(auto detached, Detached::split());
-  if (!detached) return success();
-  const auto result = run_here(options, &*detached);
-  if (!result) detached->report_failure(result.error());
-  // In the child nobody is left to print to.
-  std::exit(result ? 0 : static_cast<int>(result.error().kind()));
+  return run_detachable(options.detach,
+                        [&](Detached* detached) { return run_here(options, detached); });
 }
 
 Result<> check_this_host(bool as_json) {

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <functional>
+#include <thread>
 
 #include "vmm_support.h"
 
@@ -127,6 +128,33 @@ TEST_F(DetachTest, ALogThatCannotBeOpenedIsReported) {
   });
   EXPECT_EQ(told.code, 1);
   EXPECT_THAT(told.message, ::testing::HasSubstr("none/log"));
+}
+
+TEST_F(DetachTest, WorkThatEndsWellLeavesNoLogAndOtherWorkSaysWhyThere) {
+  const auto run = [this](bool well) {
+    return run_detachable(true, [this, well](Detached* detached) -> Result<> {
+      TRY(detached->log_to(dir_ / "log"));
+      detached->report_started();
+      publish("working", "yes");
+      if (!well) return fail(ErrorKind::kFailed, "the disk is on fire");
+      return success();
+    });
+  };
+  EXPECT_TRUE(run(false));
+  while (contents_of(dir_ / "log").find("the disk is on fire") == std::string::npos) {
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(run(true));
+  while (std::filesystem::exists(dir_ / "log")) std::this_thread::yield();
+  EXPECT_EQ(contents_of(dir_ / "working"), "yes");
+}
+
+TEST_F(DetachTest, WorkThatFailsAtItsStartIsTheResult) {
+  const auto result = run_detachable(
+      true, [](Detached*) -> Result<> { return fail(ErrorKind::kHost, "no KVM here"); });
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().kind(), ErrorKind::kHost);
+  EXPECT_EQ(result.error().message(), "no KVM here");
 }
 
 }  // namespace
