@@ -12,6 +12,7 @@
 namespace vmm::migration {
 namespace {
 
+using Clock = std::chrono::steady_clock;
 using Bits = std::array<std::uint64_t, kChunkPages / kPagesPerWord>;
 
 std::uint64_t count(const Bits& bits) {
@@ -63,12 +64,13 @@ Result<RoundCounters> RamSender::send_unlogged(std::uint32_t round, std::uint64_
 }
 
 RoundCounters RamSender::progress() const {
+  const auto begin = counters_.begin.load();
   return {.pages = counters_.pages,
           .zero_pages = counters_.zero_pages,
           .hole_pages = counters_.hole_pages,
           .skipped_pages = counters_.skipped_pages,
           .bytes = counters_.bytes,
-          .wall = counters_.wall};
+          .wall = begin == Clock::time_point() ? counters_.wall.load() : Clock::now() - begin};
 }
 
 void RamSender::interrupt() {
@@ -81,17 +83,18 @@ Result<RoundCounters> RamSender::run(Job job) {
   counters_.hole_pages = 0;
   counters_.skipped_pages = 0;
   counters_.bytes = 0;
-  counters_.wall = std::chrono::nanoseconds::zero();
-  const auto begin = std::chrono::steady_clock::now();
   const MutexLock lock(mutex_);
   if (error_) return fail(*error_);
+  const auto begin = Clock::now();
+  counters_.begin = begin;
   job_ = job;
   ++jobs_;
   busy_ = channels_.size();
   changed_.notify_all();
   while (busy_ > 0) changed_.wait(mutex_);
+  counters_.wall = Clock::now() - begin;
+  counters_.begin = Clock::time_point();
   if (error_) return fail(*error_);
-  counters_.wall = std::chrono::steady_clock::now() - begin;
   return progress();
 }
 

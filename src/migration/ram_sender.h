@@ -22,12 +22,12 @@ namespace vmm::migration {
 
 // What a round did. Pages are of kPageSize.
 struct RoundCounters {
-  std::uint64_t pages = 0;          // sent with their contents
-  std::uint64_t zero_pages = 0;     // found to be zero: told, or in the first round left out
-  std::uint64_t hole_pages = 0;     // written before and given back since: told
-  std::uint64_t skipped_pages = 0;  // never touched, in the first round: neither read nor told
-  std::uint64_t bytes = 0;          // on the data channels, headers included
-  std::chrono::nanoseconds wall{0};
+  std::uint64_t pages = 0;           // sent with their contents
+  std::uint64_t zero_pages = 0;      // found to be zero: told, or in the first round left out
+  std::uint64_t hole_pages = 0;      // written before and given back since: told
+  std::uint64_t skipped_pages = 0;   // never touched, in the first round: neither read nor told
+  std::uint64_t bytes = 0;           // on the data channels, headers included
+  std::chrono::nanoseconds wall{0};  // so far, while it is under way
 };
 
 // Sends guest memory over data channels, a thread each, straight from where it lies. The guest may
@@ -75,7 +75,8 @@ class RamSender {
     std::atomic<std::uint64_t> hole_pages = 0;
     std::atomic<std::uint64_t> skipped_pages = 0;
     std::atomic<std::uint64_t> bytes = 0;
-    std::atomic<std::chrono::nanoseconds> wall{};
+    std::atomic<std::chrono::steady_clock::time_point> begin{};  // of a round under way
+    std::atomic<std::chrono::nanoseconds> wall{};                // of the last one
   };
 
   [[nodiscard]] Result<RoundCounters> run(Job job) VMM_EXCLUDES(mutex_);

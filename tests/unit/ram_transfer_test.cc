@@ -265,11 +265,15 @@ TEST_P(RamTransferTest, IsCancelledInTheMiddle) {
   start();
   // So slow that it would take minutes.
   ram_sender->set_rate(50'000);
+  RoundCounters midway;
   std::jthread canceller([&] {
     while (ram_sender->progress().pages == 0) std::this_thread::yield();
+    midway = ram_sender->progress();
     ram_sender->interrupt();
   });
   const auto sent = ram_sender->send_round(1, true);
+  canceller.join();
+  EXPECT_GT(midway.wall, 0ns) << "how fast it is going can be told";
   ASSERT_FALSE(sent);
   EXPECT_EQ(sent.error().message(), "sending guest memory was interrupted");
   EXPECT_GT(tracker.harvest().value(), 0u) << "pages that were not sent are put back";
