@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -21,6 +22,24 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMaxReply = 16 << 20;
+
+// False after the deadline, where there is one.
+Result<bool> wait_readable(const Fd& fd, std::optional<Clock::time_point> deadline) {
+  pollfd readable{fd.get(), POLLIN, 0};
+  int ready = 0;
+  do {
+    int wait = -1;
+    if (deadline) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline - Clock::now());
+      wait = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 1 << 30));
+    }
+    // A signal that does not end the process is the business of who handles it: the reply to what
+    // was asked has to be read all the same.
+    ready = ::poll(&readable, 1, wait);
+  } while (ready < 0 && errno == EINTR);
+  if (ready < 0) return fail_errno(ErrorKind::kFailed, "cannot wait for the guest's process");
+  return ready > 0;
+}
 
 }  // namespace
 
@@ -66,20 +85,8 @@ Result<ControlClient> ControlClient::connect(const std::string& name) {
 }
 
 Result<bool> ControlClient::receive(std::optional<Clock::time_point> deadline) {
-  pollfd readable{fd_.get(), POLLIN, 0};
-  int ready = 0;
-  do {
-    int wait = -1;
-    if (deadline) {
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline - Clock::now());
-      wait = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 1 << 30));
-    }
-    // A signal that does not end the process is the business of who handles it: the reply to what
-    // was asked has to be read all the same.
-    ready = ::poll(&readable, 1, wait);
-  } while (ready < 0 && errno == EINTR);
-  if (ready < 0) return fail_errno(ErrorKind::kFailed, "cannot wait for the guest's reply");
-  if (ready == 0) return fail(Error(ErrorKind::kFailed, "the guest does not answer", ETIMEDOUT));
+  TRY(const auto ready, wait_readable(fd_, deadline));
+  if (!ready) return fail(Error(ErrorKind::kFailed, "the guest does not answer", ETIMEDOUT));
   std::array<char, 4096> buffer;
   const ssize_t n = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
   if (n < 0 && errno != ECONNRESET) {
@@ -120,14 +127,28 @@ Result<boost::json::value> ControlClient::call(std::string_view method,
   return parse_rpc_reply(reply);
 }
 
+Fd ControlClient::guest_process() const {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(fd_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0 ||
+      peer.pid == ::getpid()) {
+    return {};
+  }
+  return Fd(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
+}
+
 Result<bool> ControlClient::wait_closed(Timeout timeout) {
   const auto deadline = Clock::now() + timeout;
+  const Fd process = guest_process();
   for (;;) {
     const auto more = receive(deadline);
     if (!more && more.error().system_errno() == ETIMEDOUT) return false;
     if (!more) return fail(more.error());
-    if (!more.value()) return true;
+    if (!more.value()) break;
   }
+  if (!process.valid()) return true;
+  TRY(const auto ended, wait_readable(process, deadline));
+  return ended;
 }
 
 }  // namespace vmm

@@ -29,8 +29,9 @@ class ControlClient {
                                                 const boost::json::object& params = {},
                                                 std::optional<Timeout> timeout = {});
 
-  // Waits until the guest's process closes the connection, which it does when the guest ends;
-  // false where that took longer than timeout.
+  // Waits until the guest's process closes the connection, which it does when the guest ends, and
+  // then for its own end: the guest's name, disks and memory are free. False where that took longer
+  // than timeout.
   [[nodiscard]] Result<bool> wait_closed(Timeout timeout);
 
   // After a call of "console.attach": the descriptor of the byte stream, and what of it came with
@@ -43,6 +44,8 @@ class ControlClient {
 
   // Waits for more bytes; false at the end of the stream.
   [[nodiscard]] Result<bool> receive(std::optional<std::chrono::steady_clock::time_point> deadline);
+  // Refers to the guest's process (pidfd); invalid where that is this one, or cannot be seen.
+  [[nodiscard]] Fd guest_process() const;
   [[nodiscard]] Result<std::string> read_line(std::optional<Timeout> timeout);
 
   Fd fd_;

@@ -79,6 +79,10 @@ Result<> snapshot_guest(const SnapshotOptions& options) {
                   kReplyTimeout));
   TRY(const auto summary, follow(client));
   print(summary);
+  if (options.stop) {
+    TRY(const auto ended, client.wait_closed(kReplyTimeout));
+    if (!ended) return fail(ErrorKind::kFailed, "the guest's process has not ended");
+  }
   return success();
 }
 

@@ -75,8 +75,9 @@ def test_a_guest_with_a_disk_is_saved_with_its_end(two: TwoHosts) -> None:
     guest.run("echo before >/dev/vda; sync")
     status, out, err = snapshot(guest, "--stop")
     assert status == 0, err
-    assert guest.job.wait(10) == 0
+    # It has ended when the command says so: its name and its disk are free.
     assert two.states(0) == {}
+    assert guest.job.wait(10) == 0
     assert guest.host.run("head -c 6 /tmp/jobs/disk.img").stdout == "before"
     job = restore(guest)
     assert_goes_on(guest, job)

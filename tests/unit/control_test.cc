@@ -1,6 +1,8 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
@@ -423,6 +425,33 @@ class HostileServerTest : public ::testing::Test {
   std::optional<boost::asio::local::stream_protocol::acceptor> acceptor_;
   std::optional<boost::asio::local::stream_protocol::socket> peer_;
 };
+
+// The guest's name, disks and memory are free only when its process has ended.
+TEST(ControlClientTest, WaitsForTheEndOfTheProcessBehindAConnection) {
+  TempDir dir;
+  std::array<int, 2> listening{};
+  std::array<int, 2> may_end{};
+  ASSERT_EQ(::pipe(listening.data()), 0);
+  ASSERT_EQ(::pipe(may_end.data()), 0);
+  const pid_t guest = ::fork();
+  if (guest == 0) {
+    boost::asio::io_context loop;
+    boost::asio::local::stream_protocol::acceptor acceptor(loop, (dir / "web.sock").string());
+    char byte = 0;
+    if (::write(listening[1], &byte, 1) != 1) ::_exit(1);
+    acceptor.accept().close();
+    ::_exit(::read(may_end[0], &byte, 1) == 1 ? 0 : 1);
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(listening[0], &byte, 1), 1);
+  auto client = ControlClient::connect_path(dir / "web.sock");
+  ASSERT_TRUE(client);
+  EXPECT_FALSE(client.value().wait_closed(100ms).value());
+  ASSERT_EQ(::write(may_end[1], &byte, 1), 1);
+  EXPECT_TRUE(client.value().wait_closed(kTimeout).value());
+  EXPECT_EQ(::waitpid(guest, nullptr, 0), guest);
+  for (const int fd : {listening[0], listening[1], may_end[0], may_end[1]}) ::close(fd);
+}
 
 TEST_F(HostileServerTest, SilenceRunsIntoTheTimeout) {
   auto client = connect();
