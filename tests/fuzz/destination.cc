@@ -90,7 +90,7 @@ struct Script {
       return;
     }
     const auto type = static_cast<RecordType>(input.get<std::uint8_t>());
-    Record record{.type = type, .round = input.get<std::uint8_t>()};
+    Record record{type, {}, input.get<std::uint8_t>()};
     if (kind == 6) record.pages = {input.get<std::uint16_t>(), input.get<std::uint16_t>()};
     out.put_bytes(encode_record(record));
     const auto fill = std::min<std::uint64_t>(record.payload(), kChunkPages * kPageSize);

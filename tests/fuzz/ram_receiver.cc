@@ -42,7 +42,7 @@ std::array<std::vector<std::byte>, 2> streams(Input& input) {
         put_record(out, {RecordType::kRoundEnd, {}, input.get<std::uint8_t>()}, 0);
         break;
       default: {
-        Record record{.type = static_cast<RecordType>(shape / 2 % 5 - 1)};
+        Record record{static_cast<RecordType>(shape / 2 % 5 - 1), {}, 0};
         record.pages.first = input.get<std::uint16_t>() % (kPages + 8);
         record.pages.count = input.get<std::uint16_t>() % (kPages + 8);
         if (record.type == RecordType::kPages) record.pages.count %= kChunkPages + 2;
