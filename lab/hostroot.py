@@ -9,7 +9,8 @@ from lab.debian import debian_packages
 from lab.elf import closure
 from lab.kernel import KernelArtifact
 from lab.modules import module_files
-from lab.source import REPOSITORY
+from lab.progress import step
+from lab.source import CROSS, REPOSITORY, compiler_version
 
 PACKAGES = ["busybox-static", "dropbear-bin", "bash", "iproute2", "util-linux"]
 PROGRAMS = [
@@ -44,17 +45,22 @@ def host_root() -> Path:
     public = ssh_key().with_suffix(".pub")
     key = {
         "packages": str(packages), "files": [[p.name, file_hash(p)] for p in [*files, public]],
+        "compiler": compiler_version(),
         "code": [file_hash(Path(__file__)), file_hash(Path(__file__).with_name("cpio.py"))],
     }
 
     def build(into: Path) -> None:
+        keeper = into / "keep-vm"
+        with step("build the lab's file system") as current:
+            current.run([f"{CROSS}gcc", "-Wall", "-Werror", "-O2", "-static",
+                         "-o", str(keeper), str(FILES / "keep-vm.c")])
         with (into / "root.cpio").open("wb") as stream:
-            _write_root(CpioWriter(stream), packages, public)
+            _write_root(CpioWriter(stream), packages, public, keeper)
 
     return cached("host-root", key, build) / "root.cpio"
 
 
-def _write_root(cpio: CpioWriter, packages: Path, public: Path) -> None:
+def _write_root(cpio: CpioWriter, packages: Path, public: Path, keeper: Path) -> None:
     cpio.device("dev/console", 5, 1)
     cpio.device("dev/null", 1, 3, 0o666)
     for folder in ("proc", "sys", "tmp", "run", "mnt", "var/log", "etc/dropbear", "lab/modules"):
@@ -73,6 +79,7 @@ def _write_root(cpio: CpioWriter, packages: Path, public: Path) -> None:
     cpio.file("etc/inittab", (FILES / "inittab").read_bytes())
     cpio.file("etc/profile", (FILES / "profile").read_bytes())
     cpio.file("lab/setup", (FILES / "setup").read_bytes(), 0o755)
+    cpio.file("lab/keep-vm", keeper.read_bytes(), 0o755)
     cpio.file("usr/bin/lab-exact", (FILES / "lab-exact").read_bytes(), 0o755)
     cpio.finish()
 

@@ -70,10 +70,11 @@ class Remote:
         raw = data.encode() if isinstance(data, str) else data
         source = {"stdin": subprocess.DEVNULL} if raw is None else {"input": raw}
         mark = f"LAB_RUN={uuid.uuid4().hex}"
+        # By its own exit the shell tells which signal ended a command (128 + number); SSH would only say 255.
+        script = f"export {mark}; {shown}\nexit $?"
         try:
             done = subprocess.run(
-                self.argv(f"export {mark}; {shown}"), capture_output=True, timeout=timeout,
-                check=False, **source,
+                self.argv(script), capture_output=True, timeout=timeout, check=False, **source,
             )
         except subprocess.TimeoutExpired as error:
             output = (error.stdout or b"")[-400:].decode(errors="replace")

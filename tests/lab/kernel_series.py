@@ -43,15 +43,20 @@ class Selftest:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Exit status of a selftest, the end of its output, and what the kernel complained about."""
+    """Exit status of a selftest, its output, what the kernel said and what of that are complaints."""
 
     status: int
     output: str
-    complaints: list[str]
+    log: list[str]
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the kernel found wrong with itself."""
+        return [line for line in self.log if SPLAT.search(line)]
 
     def report(self, test: Selftest) -> str:
         """All of it, for a failed assertion."""
-        kernel = "\n".join(self.complaints) or "(nothing)"
+        kernel = "\n".join(self.log)[-2500:] or "(nothing)"
         return f"{test.title}: status {self.status}\n{self.output[-2500:]}\nkernel: {kernel}"
 
 
@@ -70,8 +75,7 @@ def run_selftest(host: Host, test: Selftest, forced: bool = False, slower: int =
     before = len(kernel_log(host))
     done = host.run(f"timeout {limit} {variable}{FOLDER}/{test.name} {test.arguments} 2>&1",
                     timeout=limit + 60, check=False)
-    complaints = [line for line in kernel_log(host)[before:] if SPLAT.search(line)]
-    return Outcome(done.returncode, done.stdout, complaints)
+    return Outcome(done.returncode, done.stdout, kernel_log(host)[before:])
 
 
 def kernel_log(host: Host) -> list[str]:

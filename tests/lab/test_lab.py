@@ -69,6 +69,7 @@ def test_failed_command_is_an_error_with_its_text(plain_host: Host) -> None:
     assert caught.value.result.returncode == 4
     # 255 is also ssh's own failure; from a command it is a status like any other.
     assert plain_host.run("exit 255", check=False).returncode == 255
+    assert plain_host.run("timeout 60 sh -c 'kill -SEGV $$'", check=False).returncode == 128 + signal.SIGSEGV
 
 
 def test_command_input(plain_host: Host) -> None:
@@ -162,7 +163,8 @@ def test_shared_disk_is_seen_by_both(tmp_path: Path) -> None:
 def test_clock_that_counts_instructions_repeats_itself() -> None:
     with Host.start(memory_mib=512, icount=True) as host:
         assert host.run("nproc").stdout == "1\n"
-        loop = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
+        # Long, because starting and ending a program takes up to 4 ms more or less (20 000 turns: 286 ms).
+        loop = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done"
         # Nanoseconds on the processor, from the scheduler's own account.
         command = f"lab-exact sh -c '{loop}; cut -d\" \" -f1 /proc/$$/schedstat'"
         figures = [int(host.run(command).stdout) for _ in range(4)][1:]
