@@ -66,7 +66,7 @@ class EchoClient:
     def stop(self) -> dict[str, float]:
         """End it and return its counts: sent, received, lost and longest_ms."""
         self.job.signal("TERM")
-        self.job.wait(30)
+        self.job.wait(150)  # as long as TCP may wait between two attempts, and some
         text = self.job.read("stdout")
         if "connection=ok" not in text:
             raise LabError(f"the TCP connection into the guest broke: {text} {self.job.read('stderr')}")
@@ -88,6 +88,7 @@ class MovingGuest(GuestShell):
         self.name = name
         self.addresses = addresses
         self.jobs: list[Job] = []
+        self._receivers = 0
         # How its connections are made: options of `vmm receive` and of `vmm migrate`.
         self.receive_options: Sequence[str] = ("--plaintext",)
         self.migrate_options: Sequence[str] = ("--plaintext",)
@@ -112,7 +113,8 @@ class MovingGuest(GuestShell):
     def listen(self, *options: str, to: int | None = None) -> Job:
         """Start `vmm receive` at the other end (or `to`) and wait until it listens."""
         to = 1 - self.at if to is None else to
-        job = Job(self.hosts[to], f"receive{len(self.jobs)}",
+        self._receivers += 1
+        job = Job(self.hosts[to], f"receive{self._receivers}",
                   ["vmm", "receive", "--listen", f"{self.addresses[to]}:{PORT}", "--config",
                    self.config(to), *self.receive_options, *options])
         job.until(f"grep -q ':{PORT:04X} 00000000:0000 0A' /proc/net/tcp", 30)

@@ -37,7 +37,8 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kDefaultInterval{20};
-// After the last number was sent: a guest that has not answered by now has lost it.
+// A guest that has not answered within this and the time it had stood still for has lost the
+// number: TCP doubles the time between two attempts, so that the next may be as far off again.
 constexpr milliseconds kLastReplies{10'000};
 
 struct Options {
@@ -76,6 +77,10 @@ class Exchange {
   [[nodiscard]] int fd() const { return socket_.get(); }
   [[nodiscard]] bool broken() const { return broken_; }
   [[nodiscard]] bool all_back() const { return pending_.empty(); }
+  // How long the oldest of the missing replies has been awaited.
+  [[nodiscard]] Clock::duration awaited() const {
+    return all_back() ? Clock::duration::zero() : Clock::now() - pending_.front();
+  }
 
   void send_next() {
     const std::uint64_t number = sent_;
@@ -155,7 +160,9 @@ Result<bool> run(const Options& options) {
     // Once stopping, the signal stays pending and would end every wait at once.
     ::poll(polled, stopping ? 1 : 2, static_cast<int>(std::max<std::int64_t>(wait.count(), 0)));
     if (polled[0].revents != 0) exchange.take_replies();
-    if (!stopping && polled[1].revents != 0) end = Clock::now() + kLastReplies;
+    if (!stopping && polled[1].revents != 0) {
+      end = Clock::now() + kLastReplies + exchange.awaited();
+    }
   }
   return exchange.report();
 }

@@ -10,8 +10,6 @@
 namespace vmm::migration {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // Connections that have not said yet what they want; more are closed at once.
 constexpr std::size_t kMaxGreeting = 32;
 // Records of migrations that nobody here has heard of before somebody asked.
@@ -26,11 +24,6 @@ constexpr auto kDecisionTime = kPreambleTimeout / 2;
 
 bool is_decided(DestinationState state) {
   return state == DestinationState::kRunning || state == DestinationState::kDiscarded;
-}
-
-std::uint64_t nanoseconds(Clock::duration duration) {
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
 }
 
 }  // namespace
@@ -376,6 +369,7 @@ Result<> Destination::receive_until_prepared(DestinationGuest& guest) {
       TRY(const auto state, expect<State>(std::move(message)));
       TRY(session_->receiver->finish());
       TRY(const auto restore_ns, restore(guest, state.state));
+      answered_at_ = Clock::now();
       return session_->link->send(Prepared{restore_ns});
     }
   }
@@ -401,7 +395,7 @@ Result<std::uint64_t> Destination::restore(DestinationGuest& guest,
                                            std::span<const std::byte> state) {
   const auto begun = Clock::now();
   TRY(guest.restore(state));
-  return nanoseconds(Clock::now() - begun);
+  return to_ns(Clock::now() - begun);
 }
 
 Result<Commit> Destination::wait_for_commit(DestinationGuest& guest) {
@@ -409,6 +403,7 @@ Result<Commit> Destination::wait_for_commit(DestinationGuest& guest) {
   if (std::holds_alternative<Verify>(message)) {
     TRY(const auto pagemap, Pagemap::open());
     TRY(const auto digest, memory_digest(guest.memory(), pagemap, digest_control_));
+    answered_at_ = Clock::now();
     TRY(session_->link->send(Digest{digest}));
     TRY(message, next_message());
   }
@@ -434,11 +429,10 @@ Result<> Destination::start(DestinationGuest& guest, const Commit& commit,
   }
   advance(DestinationEvent::kRecordedStart);
   const auto recorded = Clock::now();
-  const auto since_save = std::chrono::nanoseconds(commit.since_save_ns) + (recorded - committed);
   if (!may_run(state())) std::abort();  // two guests would run
-  TRY(guest.start(since_save));
-  const Started started{nanoseconds(acquired - committed), nanoseconds(recorded - acquired),
-                        nanoseconds(Clock::now() - recorded)};
+  TRY(guest.start(saved_at(commit, answered_at_, committed)));
+  const Started started{to_ns(acquired - committed), to_ns(recorded - acquired),
+                        to_ns(Clock::now() - recorded)};
   // A source that does not hear it asks for the record.
   if (session_->link->send(started)) static_cast<void>(session_->link->receive(peer_timeout_));
   return success();

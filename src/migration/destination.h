@@ -52,6 +52,7 @@ class Destination {
   [[nodiscard]] DestinationState state() const;
 
  private:
+  using Clock = std::chrono::steady_clock;
   // What one source and its connections are.
   struct Session {
     MigrationId id;
@@ -90,7 +91,7 @@ class Destination {
                                               std::span<const std::byte> state);
   [[nodiscard]] Result<Commit> wait_for_commit(DestinationGuest& guest);
   [[nodiscard]] Result<> start(DestinationGuest& guest, const Commit& commit,
-                               std::chrono::steady_clock::time_point committed);
+                               Clock::time_point committed);
 
   void advance(DestinationEvent event);
   void close_session();
@@ -109,6 +110,7 @@ class Destination {
   std::unique_ptr<Session> session_;  // set under mutex_; used by the thread of the three
   std::list<std::unique_ptr<Channel>> greeting_;  // under mutex_: connections not yet dispatched
   DigestControl digest_control_;
+  Clock::time_point answered_at_;  // when the last message before COMMIT was sent
   std::thread acceptor_thread_;
 };
 

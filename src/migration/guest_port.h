@@ -49,9 +49,10 @@ class DestinationGuest {
   // Opens and locks all disks, or none.
   [[nodiscard]] virtual Result<> acquire_disks() = 0;
   [[nodiscard]] virtual Result<> release_disks() = 0;
-  // Runs the guest, so long after its state was saved; then tells the network. After the
-  // decision nothing can be taken back: an error means that the guest has ended here.
-  [[nodiscard]] virtual Result<> start(std::chrono::nanoseconds since_save) = 0;
+  // Runs the guest, whose counters were read at `saved_at` of this host's clock and go on from
+  // then; then tells the network. After the decision nothing can be taken back: an error means that
+  // the guest has ended here.
+  [[nodiscard]] virtual Result<> start(std::chrono::steady_clock::time_point saved_at) = 0;
 };
 
 }  // namespace vmm::migration

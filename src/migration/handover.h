@@ -1,8 +1,11 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string_view>
+
+#include "migration/messages.h"
 
 namespace vmm::migration {
 
@@ -72,5 +75,14 @@ enum class DestinationEvent : std::uint8_t {
 [[nodiscard]] bool may_run(DestinationState state);
 [[nodiscard]] std::string_view to_string(DestinationState state);
 [[nodiscard]] std::string_view to_string(DestinationEvent event);
+
+// --- Time ---
+
+// When the guest's counters were read, by the destination's clock: `answered_at` is when it sent
+// its last message before COMMIT, `received_at` when it read COMMIT, which was under way for half
+// of what passed between them without the source's part.
+[[nodiscard]] std::chrono::steady_clock::time_point saved_at(
+    const Commit& commit, std::chrono::steady_clock::time_point answered_at,
+    std::chrono::steady_clock::time_point received_at);
 
 }  // namespace vmm::migration

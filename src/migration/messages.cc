@@ -129,7 +129,10 @@ struct Encoder {
     return success();
   }
   Result<> operator()(const Prepared& message) const { return put(message.restore_ns); }
-  Result<> operator()(const Commit& message) const { return put(message.since_save_ns); }
+  Result<> operator()(const Commit& message) const {
+    out.put(message.since_save_ns);
+    return put(message.turnaround_ns);
+  }
   Result<> operator()(const Started& message) const {
     out.put(message.disks_ns);
     out.put(message.record_ns);
@@ -183,6 +186,12 @@ Result<std::uint64_t> get_time(ByteReader& in) {
     return fail(ErrorKind::kFailed, "it took {} ns, at most {} are believed", ns, kMost.count());
   }
   return ns;
+}
+
+Result<Message> get_commit(ByteReader& in) {
+  TRY(const auto since_save, get_time(in));
+  TRY(const auto turnaround, get_time(in));
+  return Message(Commit{since_save, turnaround});
 }
 
 Result<Message> get_started(ByteReader& in) {
@@ -242,7 +251,7 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
     case MessageType::kPrepared:
       return with_field<Prepared>(get_time(in));
     case MessageType::kCommit:
-      return with_field<Commit>(get_time(in));
+      return get_commit(in);
     case MessageType::kStarted:
       return get_started(in);
     case MessageType::kDiscarded:
@@ -394,8 +403,9 @@ Result<std::size_t> max_payload(std::uint32_t type) {
       return kMaxMachineState;
     case MessageType::kRehearsed:
     case MessageType::kPrepared:
-    case MessageType::kCommit:
       return sizeof(std::uint64_t);
+    case MessageType::kCommit:
+      return 2 * sizeof(std::uint64_t);
     case MessageType::kDigest:
       return sizeof(Digest);
     case MessageType::kStarted:

@@ -138,11 +138,19 @@ struct Prepared {
   std::uint64_t restore_ns = 0;
   [[nodiscard]] bool operator==(const Prepared&) const = default;
 };
+// A time as messages have it; it is not negative.
+[[nodiscard]] inline std::uint64_t to_ns(std::chrono::nanoseconds time) {
+  return static_cast<std::uint64_t>(time.count());
+}
+
 // Source to destination: the guest is yours.
 struct Commit {
   // Since the state, and first of it the counters, was saved: what these are advanced by. At most
   // kMaxSinceSave.
   std::uint64_t since_save_ns = 0;
+  // Since the destination's last message was read. What else passed for the destination between
+  // these two is the way to the source and back (as in NTP, RFC 5905 section 8).
+  std::uint64_t turnaround_ns = 0;
   [[nodiscard]] bool operator==(const Commit&) const = default;
 };
 // Destination to source: the guest runs here.

@@ -98,6 +98,7 @@ class Source {
   [[nodiscard]] Result<> rehearse();
   [[nodiscard]] Result<> stop_and_copy();
   [[nodiscard]] Result<> compare_digests();
+  [[nodiscard]] Result<> check_peer();
   [[nodiscard]] Result<> commit();
 
   // After a failure before the commit: the guest goes on here. Error where it cannot.
@@ -147,7 +148,8 @@ class Source {
   bool released_ = false;
   Clock::time_point begun_;
   Clock::time_point paused_at_;
-  Clock::time_point saving_at_;  // when the guest's counters were read
+  Clock::time_point saving_at_;    // when the guest's counters were read
+  Clock::time_point answered_at_;  // when the destination's last message before COMMIT was read
   MigrationReport report_;
 
   // Used by run()'s thread; set, and interrupted by others, under mutex_. Last: their threads use

@@ -50,7 +50,8 @@ Result<> Source::stop_and_copy() {
                             sent - harvested, report_.parts.harvest,
                             tracker_->clear_time() - cleared, throttle_});
   TRY(const auto prepared, receive<Prepared>());
-  const auto waited = Clock::now() - harvested;
+  answered_at_ = Clock::now();
+  const auto waited = answered_at_ - harvested;
   // The destination restores as soon as it has everything, which may be before this side has read
   // that it does.
   report_.parts.restore = std::min(Nanoseconds(prepared.restore_ns), waited);
@@ -68,11 +69,20 @@ Result<> Source::compare_digests() {
   TRY(link_->send(Verify{}));
   TRY(const auto ours, memory_digest(guest_.memory(), *pagemap_, digest_control_));
   TRY(const auto theirs, expect<Digest>(link_->receive(kWorkTimeout)));
+  answered_at_ = Clock::now();
   report_.verify =
-      MigrationReport::Verify{to_string(ours), to_string(theirs.sha256), Clock::now() - begun};
+      MigrationReport::Verify{to_string(ours), to_string(theirs.sha256), answered_at_ - begun};
   if (ours == theirs.sha256) return success();
   return fail(ErrorKind::kMigration, "guest memory differs: SHA-256 {} here, {} at {}",
               report_.verify->source, report_.verify->destination, destination_);
+}
+
+Result<> Source::check_peer() {
+  if (const auto words = link_->last_words(std::chrono::milliseconds(0))) {
+    return fail(ErrorKind::kMigration, "{} has given up: {}", destination_, *words);
+  }
+  if (auto error = link_->error()) return fail(*std::move(error));
+  return success();
 }
 
 Result<> Source::commit() {
@@ -81,6 +91,8 @@ Result<> Source::commit() {
   released_ = true;
   // Flushing may have taken long, and this is the last moment for a cancel.
   TRY(check_cancelled());
+  // A destination that has gone by now is known not to have been given the guest.
+  TRY(check_peer());
   advance(SourceEvent::kDisksReleased);
   const auto released = Clock::now();
   // From here on the destination may run the guest, whatever happens to this message.
@@ -90,8 +102,8 @@ Result<> Source::commit() {
     if (cancelled_) return fail(ErrorKind::kInterrupted, "the migration was cancelled");
     enter(SourceEvent::kCommitting);
   }
-  const Nanoseconds since_save = Clock::now() - saving_at_;
-  TRY(link_->send(Commit{static_cast<std::uint64_t>(since_save.count())}));
+  const auto now = Clock::now();
+  TRY(link_->send(Commit{to_ns(now - saving_at_), to_ns(now - answered_at_)}));
   TRY(auto reply, link_->receive(kStartTimeout));
   if (const auto* discarded = std::get_if<Discarded>(&reply)) {
     advance(SourceEvent::kPeerDiscarded);

@@ -23,9 +23,9 @@ class IncomingMigration::LoopGuest final : public migration::DestinationGuest {
   Result<> release_disks() override {
     return call_on(process_.loop(), [this] { return process_.resources().release_disks(); });
   }
-  Result<> start(std::chrono::nanoseconds since_save) override {
-    return call_on(process_.loop(), [this, since_save]() -> Result<> {
-      TRY(machine_.advance_counter(since_save));
+  Result<> start(std::chrono::steady_clock::time_point saved_at) override {
+    return call_on(process_.loop(), [this, saved_at]() -> Result<> {
+      TRY(machine_.advance_counter(std::chrono::steady_clock::now() - saved_at));
       process_.guest().arrive(paused_);
       machine_.announce();
       // From here on it is a guest like any other.

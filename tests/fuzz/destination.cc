@@ -40,7 +40,8 @@ class Guest final : public DestinationGuest {
     disks = false;
     return success();
   }
-  [[nodiscard]] Result<> start(std::chrono::nanoseconds since_save) override {
+  [[nodiscard]] Result<> start(std::chrono::steady_clock::time_point saved_at) override {
+    const auto since_save = std::chrono::steady_clock::now() - saved_at;
     check(disks && !started, "a guest starts once, with its disks");
     check(since_save.count() >= 0 && since_save < 2 * kMaxSinceSave, "time goes on, and not far");
     started = true;

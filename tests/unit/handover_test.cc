@@ -105,5 +105,19 @@ TEST(HandoverTest, StatesAndEventsHaveNamesOfTheirOwn) {
   expect_own_names<DE>(kDestinationEvents);
 }
 
+TEST(HandoverTest, TheGuestsTimeGoesOnWhileTheCommitIsUnderWay) {
+  using namespace std::chrono_literals;
+  const std::chrono::steady_clock::time_point answered{1h};
+  const auto received = answered + 50ms;
+  const auto age = [&](std::chrono::nanoseconds since_save, std::chrono::nanoseconds turnaround) {
+    return received - saved_at({to_ns(since_save), to_ns(turnaround)}, answered, received);
+  };
+  EXPECT_EQ(age(7ms, 50ms), 7ms) << "no way at all";
+  EXPECT_EQ(age(7ms, 46ms), 9ms) << "2 ms there, 2 ms back";
+  EXPECT_EQ(age(0ms, 0ms), 25ms);
+  EXPECT_EQ(age(7ms, 1h), 7ms) << "a source that took longer than it can have";
+  EXPECT_EQ(age(24h, 24h), 24h);
+}
+
 }  // namespace
 }  // namespace vmm::migration

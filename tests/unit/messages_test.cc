@@ -26,7 +26,7 @@ std::vector<Message> one_of_each() {
           Verify{},
           Digest{filled<std::array<std::byte, 32>>()},
           Prepared{1},
-          Commit{86'400'000'000'000},
+          Commit{86'400'000'000'000, 1'500},
           Started{1, 2, 3},
           Discarded{"the disk root is held by another program"},
           Done{},
@@ -128,8 +128,9 @@ TEST(MessagesTest, GrantsAndRefusalsOfNoMeaningAreNotSent) {
 TEST(MessagesTest, NothingOfAHandOverTakesLongerThanADay) {
   constexpr std::uint64_t kDayNs = 86'400'000'000'000;
   const auto with = [](std::uint64_t ns) {
-    return std::vector<Message>{Rehearsed{ns},     Prepared{ns},      Commit{ns},
-                                Started{ns, 0, 0}, Started{0, ns, 0}, Started{0, 0, ns}};
+    return std::vector<Message>{Rehearsed{ns},    Prepared{ns},      Commit{ns, 0},
+                                Commit{0, ns},    Started{ns, 0, 0}, Started{0, ns, 0},
+                                Started{0, 0, ns}};
   };
   for (const Message& message : with(kDayNs)) {
     EXPECT_TRUE(decode_payload(number(message), encode_payload(message).value()));

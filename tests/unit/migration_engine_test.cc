@@ -40,6 +40,8 @@ TEST(MigrationEngineTest, CountersGoOnFromWhenTheyWereRead) {
   // They have gone on while the guest was being paused, which here takes long.
   rig.world.on_call = [](const std::string& call) {
     if (call == "source pause 2") std::this_thread::sleep_for(100ms);
+    // Nor is this time that COMMIT is under way.
+    if (call == "source release") std::this_thread::sleep_for(100ms);
   };
   rig.run();
   rig.expect_arrived();

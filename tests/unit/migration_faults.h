@@ -172,7 +172,7 @@ inline Message message_out_of_turn(MessageType type) {
     case MessageType::kRoundEnd:
     case MessageType::kRehearse:
     case MessageType::kState:
-      return Commit{1};
+      return Commit{1, 1};
     case MessageType::kAccept:
     case MessageType::kRefuse:
     case MessageType::kRoundAck:

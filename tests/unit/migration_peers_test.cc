@@ -25,8 +25,14 @@ class RawSource {
   }
   // Up to open data channels.
   void arrive() {
-    link = std::make_unique<PeerLink>(
-        open({.kind = ConnectionKind::kControl, .id = rig_.manifest.id}).value(), kLong);
+    const Preamble control{.kind = ConnectionKind::kControl, .id = rig_.manifest.id};
+    auto taken = open(control);
+    // A source before this one may not have been let go yet.
+    for (const auto end = std::chrono::steady_clock::now() + kLong;
+         !taken && std::chrono::steady_clock::now() < end; taken = open(control)) {
+      std::this_thread::sleep_for(1ms);
+    }
+    link = std::make_unique<PeerLink>(std::move(taken).value(), kLong);
     ASSERT_TRUE(link->send(ManifestMessage{rig_.manifest}));
     accept = expect<Accept>(link->receive(kLong)).value();
     for (std::uint16_t i = 0; i < accept.channels; ++i) data.push_back(open(channel(i)).value());
@@ -86,7 +92,7 @@ TEST_F(DestinationTest, TellsTheSourceWhatIsWrongWithADataChannel) {
 
 TEST_F(DestinationTest, TakesNoMessageOutOfTurn) {
   for (const Message& message :
-       {Message(Commit{1}), Message(Verify{}), Message(Done{}), Message(RoundEnd{2}),
+       {Message(Commit{1, 1}), Message(Verify{}), Message(Done{}), Message(RoundEnd{2}),
         Message(ManifestMessage{rig.manifest}), Message(Started{})}) {
     SCOPED_TRACE(to_string(type_of(message)));
     MigrationRig other;
@@ -289,6 +295,13 @@ TEST(SourceTest, BelievesNoTimeThatCannotBe) {
     EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{more}}),
                 HasSubstr("message REHEARSED: it took"));
   }
+}
+
+TEST(SourceTest, CommitsNothingToADestinationThatHasGivenUp) {
+  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{1}, RoundAck{2}, Prepared{1},
+                          Discarded{"enough"}},
+                         1),
+              HasSubstr("has given up: enough"));
 }
 
 TEST(SourceTest, TakesNoAcknowledgementOfAnotherRound) {

@@ -255,10 +255,10 @@ class FakeDestinationGuest final : public DestinationGuest {
     world_.drop_disks(false);
     return success();
   }
-  [[nodiscard]] Result<> start(std::chrono::nanoseconds elapsed) override {
+  [[nodiscard]] Result<> start(std::chrono::steady_clock::time_point saved_at) override {
     TRY(world_.call("destination start"));
-    world_.expect(elapsed.count() > 0, "the guest's counters go back");
-    since_save = elapsed;
+    since_save = std::chrono::steady_clock::now() - saved_at;
+    world_.expect(since_save.count() > 0, "the guest's counters go back");
     world_.run_at_destination();
     return success();
   }
