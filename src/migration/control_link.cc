@@ -99,11 +99,12 @@ Result<Frame> ControlLink::read_frame() {
   if (!header) {
     return fail(ErrorKind::kMigration, "{} sent {}", peer(), header.error().message());
   }
-  Frame frame{header.value().type, std::vector<std::byte>(header.value().length)};
+  Frame frame{header.value().type, std::vector<std::byte>(header.value().length), {}};
   if (!frame.payload.empty()) {
     const auto payload = part(frame.payload);
     TRY(channel_->read(std::span(&payload, 1)));
   }
+  frame.arrived = std::chrono::steady_clock::now();
   return frame;
 }
 

@@ -24,6 +24,7 @@ namespace vmm::migration {
 struct Frame {
   std::uint32_t type = 0;
   std::vector<std::byte> payload;
+  std::chrono::steady_clock::time_point arrived;
 };
 
 // Messages to and from the peer in frames (messages.h), with heartbeats both ways, which are not

@@ -285,7 +285,7 @@ Result<> Destination::take_in(DestinationGuest& guest) {
   TRY(receive_until_prepared(guest));
   advance(DestinationEvent::kPrepared);
   TRY(const auto commit, wait_for_commit(guest));
-  const auto committed = Clock::now();
+  const auto committed = session_->link->arrived_at();
   advance(DestinationEvent::kCommitReceived);
   return start(guest, commit, committed);
 }

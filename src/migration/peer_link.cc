@@ -93,6 +93,7 @@ Result<Message> PeerLink::receive(std::chrono::milliseconds timeout) {
     return fail(ErrorKind::kMigration, "{} has not answered within {} ms", link_.peer(),
                 timeout.count());
   }
+  arrived_at_ = frame->arrived;
   auto message = decode_payload(frame->type, frame->payload);
   if (!message) {
     return fail(ErrorKind::kMigration, "{} sent what is no message: {}", link_.peer(),

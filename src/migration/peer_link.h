@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -34,6 +35,8 @@ class PeerLink {
   [[nodiscard]] Result<> send(const Message& message);
   // The next message; error (kMigration) where none comes in time, or the link has failed.
   [[nodiscard]] Result<Message> receive(std::chrono::milliseconds timeout);
+  // When the last message that receive() has returned came, which may have waited here to be read.
+  [[nodiscard]] std::chrono::steady_clock::time_point arrived_at() const { return arrived_at_; }
   // What the peer gives as its reason where it has given up and says so within the timeout. Other
   // messages are dropped: for a migration that is at its end.
   [[nodiscard]] std::optional<std::string> last_words(std::chrono::milliseconds timeout);
@@ -44,6 +47,7 @@ class PeerLink {
 
  private:
   ControlLink link_;
+  std::atomic<std::chrono::steady_clock::time_point> arrived_at_;
 };
 
 // The words of a message that says that the peer has given up.

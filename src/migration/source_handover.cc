@@ -50,8 +50,8 @@ Result<> Source::stop_and_copy() {
                             sent - harvested, report_.parts.harvest,
                             tracker_->clear_time() - cleared, throttle_});
   TRY(const auto prepared, receive<Prepared>());
-  answered_at_ = Clock::now();
-  const auto waited = answered_at_ - harvested;
+  answered_at_ = link_->arrived_at();
+  const auto waited = Clock::now() - harvested;
   // The destination restores as soon as it has everything, which may be before this side has read
   // that it does.
   report_.parts.restore = std::min(Nanoseconds(prepared.restore_ns), waited);
@@ -69,9 +69,9 @@ Result<> Source::compare_digests() {
   TRY(link_->send(Verify{}));
   TRY(const auto ours, memory_digest(guest_.memory(), *pagemap_, digest_control_));
   TRY(const auto theirs, expect<Digest>(link_->receive(kWorkTimeout)));
-  answered_at_ = Clock::now();
+  answered_at_ = link_->arrived_at();
   report_.verify =
-      MigrationReport::Verify{to_string(ours), to_string(theirs.sha256), answered_at_ - begun};
+      MigrationReport::Verify{to_string(ours), to_string(theirs.sha256), Clock::now() - begun};
   if (ours == theirs.sha256) return success();
   return fail(ErrorKind::kMigration, "guest memory differs: SHA-256 {} here, {} at {}",
               report_.verify->source, report_.verify->destination, destination_);

@@ -74,6 +74,18 @@ TEST(ControlLinkTest, CarriesMessagesBothWays) {
   EXPECT_EQ(ours.receive(0ms).value().has_value(), false) << "nothing has come";
 }
 
+TEST(ControlLinkTest, TellsWhenAMessageCameHoweverLongItWaitsToBeRead) {
+  const auto before = std::chrono::steady_clock::now();
+  auto channel = std::make_unique<ScriptedChannel>(frame(kSmall, 0));
+  channel->close_at_end();
+  ControlLink link(std::move(channel), options());
+  while (!link.error()) std::this_thread::sleep_for(1ms);  // it has read to the end
+  const auto after = std::chrono::steady_clock::now();
+  const auto arrived = link.receive(kLong).value()->arrived;
+  EXPECT_GE(arrived, before);
+  EXPECT_LE(arrived, after);
+}
+
 TEST(ControlLinkTest, RefusesToSendWhatTheProtocolDoesNotAllowAndStaysUsable) {
   TcpPairs pair(1);
   ControlLink ours(std::move(pair.ours[0]), options());
