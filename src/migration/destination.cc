@@ -266,8 +266,9 @@ Result<> Destination::receive(DestinationGuest& guest) {
   }
   Error error = std::move(taken).error();
   if (state() != DestinationState::kRunning) {
-    advance(DestinationEvent::kFailure);
+    // First: who asks is told so from then on, and takes the disks.
     static_cast<void>(guest.release_disks());
+    advance(DestinationEvent::kFailure);
     const auto decided = records_.decide(session_->id, Outcome::kDiscarded, std::time(nullptr));
     if (!decided) log(LogLevel::kWarning, "{}", decided.error().message());
     // The record is for those who ask later. Nothing can start the guest here any more, so that the
