@@ -18,7 +18,8 @@ from lab.runtime import is_live, sweep
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAB = REPOSITORY / "lab" / "lab"
 OWNER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 sys.path.insert(0, sys.argv[1])
 from lab.host import Host
 host = Host.start(memory_mib=512)
