@@ -98,7 +98,6 @@ class Source {
   [[nodiscard]] Result<> rehearse();
   [[nodiscard]] Result<> stop_and_copy();
   [[nodiscard]] Result<> compare_digests();
-  [[nodiscard]] Result<> check_peer();
   [[nodiscard]] Result<> commit();
 
   // After a failure before the commit: the guest goes on here. Error where it cannot.

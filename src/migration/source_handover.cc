@@ -77,22 +77,12 @@ Result<> Source::compare_digests() {
               report_.verify->source, report_.verify->destination, destination_);
 }
 
-Result<> Source::check_peer() {
-  if (const auto words = link_->last_words(std::chrono::milliseconds(0))) {
-    return fail(ErrorKind::kMigration, "{} has given up: {}", destination_, *words);
-  }
-  if (auto error = link_->error()) return fail(*std::move(error));
-  return success();
-}
-
 Result<> Source::commit() {
   TRY(check_cancelled());
   TRY(guest_.release_disks());
   released_ = true;
   // Flushing may have taken long, and this is the last moment for a cancel.
   TRY(check_cancelled());
-  // A destination that has gone by now is known not to have been given the guest.
-  TRY(check_peer());
   advance(SourceEvent::kDisksReleased);
   const auto released = Clock::now();
   // From here on the destination may run the guest, whatever happens to this message.

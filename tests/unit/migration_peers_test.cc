@@ -297,13 +297,6 @@ TEST(SourceTest, BelievesNoTimeThatCannotBe) {
   }
 }
 
-TEST(SourceTest, CommitsNothingToADestinationThatHasGivenUp) {
-  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{1}, RoundAck{2}, Prepared{1},
-                          Discarded{"enough"}},
-                         1),
-              HasSubstr("has given up: enough"));
-}
-
 TEST(SourceTest, TakesNoAcknowledgementOfAnotherRound) {
   EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{2}}),
               HasSubstr("acknowledged round 2 instead of 1"));
