@@ -1,7 +1,7 @@
 // Keeps an empty virtual machine for as long as the host runs.
 //
 // With its first virtual machine KVM patches a branch into the scheduler's code, with the last one out
-// of it (preempt_notifier_key). QEMU before 8.1 may translate an instruction on one processor while
+// of it (preempt_notifier_key). QEMU 7.2 may translate an instruction on one processor while
 // another one patches it, and then goes on with the old one: KVM is not told that a vCPU's thread runs
 // again, and the host hangs in KVM_RUN. With one machine always there, nothing is patched.
 
