@@ -1,7 +1,6 @@
 #include "migration/handover.h"
 
 #include <algorithm>
-
 #include <cstddef>
 
 namespace vmm::migration {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -61,6 +62,11 @@ inline constexpr std::size_t kPreambleAnswerHeadBytes = 17;
                                                    std::span<const std::byte> text);
 
 // --- Messages of the control and query connections ---
+
+// A time, which is not negative, as messages have it.
+[[nodiscard]] inline std::uint64_t to_ns(std::chrono::nanoseconds time) {
+  return static_cast<std::uint64_t>(time.count());
+}
 
 enum class MessageType : std::uint32_t {
   kManifest = 1,
@@ -138,11 +144,6 @@ struct Prepared {
   std::uint64_t restore_ns = 0;
   [[nodiscard]] bool operator==(const Prepared&) const = default;
 };
-// A time as messages have it; it is not negative.
-[[nodiscard]] inline std::uint64_t to_ns(std::chrono::nanoseconds time) {
-  return static_cast<std::uint64_t>(time.count());
-}
-
 // Source to destination: the guest is yours.
 struct Commit {
   // Since the state, and first of it the counters, was saved: what these are advanced by. At most
