@@ -255,10 +255,10 @@ class FakeDestinationGuest final : public DestinationGuest {
     world_.drop_disks(false);
     return success();
   }
-  [[nodiscard]] Result<> start(std::chrono::steady_clock::time_point saved_at) override {
+  [[nodiscard]] Result<> start(std::chrono::steady_clock::time_point when) override {
     TRY(world_.call("destination start"));
-    since_save = std::chrono::steady_clock::now() - saved_at;
-    world_.expect(since_save.count() > 0, "the guest's counters go back");
+    saved_at = when;
+    world_.expect(saved_at < std::chrono::steady_clock::now(), "the guest's counters go back");
     world_.run_at_destination();
     return success();
   }
@@ -266,7 +266,7 @@ class FakeDestinationGuest final : public DestinationGuest {
   GuestMemory ram =
       GuestMemory::create(kGuestBase, kGuestPages* kPageSize, Backing::kAnonymous).value();
   std::vector<std::byte> restored;
-  std::chrono::nanoseconds since_save{0};
+  std::chrono::steady_clock::time_point saved_at;
 
  private:
   GuestWorld& world_;
