@@ -90,6 +90,19 @@ TEST_F(DestinationTest, TellsTheSourceWhatIsWrongWithADataChannel) {
   EXPECT_THAT(received.get().error().message(), HasSubstr("no such type: 9"));
 }
 
+TEST_F(DestinationTest, LetsGoOfTheDisksBeforeItSaysThatItHasDiscarded) {
+  std::optional<DestinationState> state;
+  rig.world.on_call = [&](const std::string& call) {
+    if (call == "destination release 1") state = rig.destination->state();
+  };
+  auto received = receive();
+  source.arrive();
+  ASSERT_TRUE(source.link->send(Cancel{"enough"}));
+  EXPECT_FALSE(received.get());
+  ASSERT_TRUE(state);
+  EXPECT_EQ(*state, DestinationState::kReceiving) << "who asks meanwhile has to wait";
+}
+
 TEST_F(DestinationTest, TakesNoMessageOutOfTurn) {
   for (const Message& message :
        {Message(Commit{1, 1}), Message(Verify{}), Message(Done{}), Message(RoundEnd{2}),
