@@ -12,9 +12,14 @@ HELLO = b"VMMMIGR1" + struct.pack("<I", 1)
 YES = HELLO + b"\0" + bytes(4)
 
 
+def blob(data: bytes) -> bytes:
+    """A length and the bytes, as a manifest has them."""
+    return struct.pack("<I", len(data)) + data
+
+
 def text(value: str) -> bytes:
-    """A string, or a blob, with its length."""
-    return struct.pack("<I", len(value)) + value.encode()
+    """A string with its length."""
+    return blob(value.encode())
 
 
 def manifest_bytes() -> bytes:
@@ -182,11 +187,6 @@ def source() -> dict[str, bytes]:
                        + answer(ack, 1),
         "no_data": with_query(16, b"") + answer(accept, 1),
     }
-
-
-def blob(data: bytes) -> bytes:
-    """A length and the bytes, as a manifest has them."""
-    return struct.pack("<I", len(data)) + data
 
 
 def small_manifest(disks: bytes = struct.pack("<I", 0)) -> bytes:
