@@ -147,8 +147,9 @@ class Opener final : public Connector {
       ByteReader in(bytes);
       const auto type = in.get<std::uint32_t>();
       const auto length = in.get<std::uint32_t>();
-      if (type && length && type.value() == static_cast<std::uint32_t>(MessageType::kCommit) &&
-          length.value() == 8) {
+      constexpr auto kCommit = static_cast<std::uint32_t>(MessageType::kCommit);
+      if (type && length && type.value() == kCommit &&
+          length.value() == max_payload(kCommit).value()) {
         opener_.committed = true;
       }
     }
