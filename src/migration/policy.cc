@@ -22,20 +22,17 @@ constexpr double kZeroPageShare = 0.125;
 constexpr Nanoseconds kCheapScan = 1ms;
 // A round has been of use when it leaves less than this part of the fewest pages so far.
 constexpr double kProgress = 0.9;
-// Rounds go on below the downtime limit while each takes at least this part off what is left, and
-// sending still is most of it.
+// Below the downtime limit rounds go on while each leaves at most this part of the pages, and sending
+// them takes noticeable time: the guest runs in a round, and stands in the downtime.
 constexpr double kPolishProgress = 0.7;
-constexpr unsigned kMaxPolish = 2;
+constexpr Nanoseconds kNoticeable = 1ms;
+constexpr unsigned kMaxPolish = 3;
 // In percent: the first is hardly felt, the last is for a guest that writes a hundred times as fast
 // as the link carries.
 constexpr unsigned kThrottleSteps[] = {20, 40, 60, 80, 90, 95, kMostThrottle};
 
 double milliseconds(Nanoseconds time) {
   return std::chrono::duration<double, std::milli>(time).count();
-}
-
-Nanoseconds scaled(Nanoseconds time, double factor) {
-  return std::chrono::duration_cast<Nanoseconds>(Seconds(time) * factor);
 }
 
 }  // namespace
@@ -77,7 +74,6 @@ RoundDecision RoundPolicy::after_round(const RoundFacts& facts, const RehearsalF
                                        Nanoseconds elapsed) {
   learn(facts);
   const auto now = estimate(facts, rehearsal);
-  const auto total = now.total();
   // Told by pages: times become shorter, too, when the machine has less else to do.
   const bool fewer = !fewest_ || static_cast<double>(facts.dirty_at_end) <
                                      kProgress * static_cast<double>(*fewest_);
@@ -85,7 +81,7 @@ RoundDecision RoundPolicy::after_round(const RoundFacts& facts, const RehearsalF
   auto decision = decide(facts, now, elapsed);
   decision.throttle_percent = throttle_;
   fewest_ = std::min(fewest_.value_or(facts.dirty_at_end), facts.dirty_at_end);
-  last_ = total;
+  last_left_ = facts.dirty_at_end;
   return decision;
 }
 
@@ -146,8 +142,9 @@ RoundDecision RoundPolicy::when_near(const RoundFacts& facts, const Estimate& no
     return change(DirtyLogMode::kWriteProtect, now,
                   "the stop is near, and its harvest needs no scan then");
   }
-  const bool sinking = !last_ || now.total() < scaled(*last_, kPolishProgress);
-  if (sinking && polished_ < kMaxPolish && now.send > now.harvest + now.state + kMargin) {
+  const bool sinking = !last_left_ || static_cast<double>(facts.dirty_at_end) <
+                                          kPolishProgress * static_cast<double>(*last_left_);
+  if (sinking && polished_ < kMaxPolish && now.send > kNoticeable) {
     ++polished_;
     return {RoundAction::kContinue, now.total(), "another round makes the downtime shorter still"};
   }

@@ -124,7 +124,7 @@ class RoundPolicy {
   bool stalled_ = false;   // the last round left about as many pages as one before it
   // Pages that a round has left, since logging or throttling changed.
   std::optional<std::uint64_t> fewest_;
-  std::optional<Nanoseconds> last_;
+  std::optional<std::uint64_t> last_left_;  // pages the last round left
 };
 
 }  // namespace vmm::migration

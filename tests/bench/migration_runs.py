@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
@@ -31,6 +32,7 @@ WARM_UP_S = 3.0
 BEFORE_S = 2.0
 AFTER_S = 0.3  # until the load has printed the line that has the gap
 LIMIT_S = 90
+FREE_MIB = 3400  # of the host's 4 GiB
 CONFIG = f"""\
 name = "load"
 vcpus = {VCPUS}
@@ -80,13 +82,24 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """When a migration began, by the host's wall clock, when the guest stopped, when the bulk rounds
-    were over, and when the command ended."""
+    """When a migration began, by the host's wall clock, when its bulk rounds began and ended, when the
+    guest stopped, and when the command ended."""
 
     begin: float
+    bulk_begin: float
     bulk_end: float
     stop: float
     end: float
+
+
+def timing_of(report: dict[str, Any], begin: float, end: float) -> Timing:
+    """The timing that a report tells. The bulk is the rounds that are logged like the first; the last
+    of all rounds is sent while the guest stands, unless the guest stayed."""
+    rounds = report["rounds"][:-1] if report["result"] == "migrated" else report["rounds"]
+    stop = begin + (report["total_ms"] - report["downtime_ms"]) / 1000
+    bulk_begin = stop - sum(item["ms"] for item in rounds) / 1000
+    bulk = sum(item["ms"] for item in rounds if item["mode"] == rounds[0]["mode"]) / 1000
+    return Timing(begin, bulk_begin, bulk_begin + bulk, stop, end)
 
 
 def times_in(text: str) -> tuple[float, float, str]:
@@ -104,6 +117,14 @@ def prepare(host: Host) -> None:
     make_bridge(host, BRIDGE_ADDRESS, TAPS)
 
 
+def write_free_memory(host: Host) -> None:
+    """Has the emulator forget what the host's free memory was. A page that it has yet to get from its
+    own host, or that held a guest's code that it has translated, takes several times as long to write:
+    without this a run depends on which pages the runs before it happened to leave."""
+    host.run(["sh", "-ec", f"mount -t tmpfs -o huge=always,size={FREE_MIB}M none /mnt; "
+              f"dd if=/dev/zero of=/mnt/free bs=2M count={FREE_MIB // 2}; umount /mnt"], LIMIT_S)
+
+
 class Bench:
     """Migrations in one host. Each has a guest of its own."""
 
@@ -113,6 +134,7 @@ class Bench:
 
     def vmm(self, *options: str) -> Run:
         """vmm moves the guest from one process to another."""
+        write_free_memory(self.host)
         guest = MovingGuest([self.host, self.host], "load",
                             [CONFIG.format(tap=tap) for tap in TAPS], LOOPBACK)
         guest.start()
@@ -125,17 +147,14 @@ class Bench:
         control = "--control-run" in options
         if control == (report["result"] == "migrated") or "status=" in output and not control:
             raise BenchError(f"{command}: {output} {receiver.read('stderr')}")
-        total = report["total_ms"] / 1000
-        mode = "wp" if "wp" in options else "hw"
-        bulk = sum(item["ms"] for item in report["rounds"] if item["mode"] == mode) / 1000
-        downtime = 0.0 if control else report["downtime_ms"] / 1000
-        stop = begin + total - downtime
-        timing = Timing(begin, stop if control else min(begin + bulk, stop), stop, end)
+        timing = timing_of(report, begin, end)
         sent = sum(item["sent_bytes"] for item in report["rounds"]) / (1 << 20)
-        return self._result(guest, ahead, timing, total, downtime, len(report["rounds"]), sent)
+        return self._result(guest, ahead, timing, report["total_ms"] / 1000,
+                            report["downtime_ms"] / 1000, len(report["rounds"]), sent)
 
     def qemu(self) -> Run:
         """QEMU does the same."""
+        write_free_memory(self.host)
         guest = GuestShell([self.host])
         jobs = [self._start_qemu(end) for end in (0, 1)]
         jobs[0].until(ANSWERS, LIMIT_S)
@@ -147,7 +166,7 @@ class Bench:
             float(re.search(rf"{name}: (\d+)", output).group(1))  # type: ignore[union-attr]
             for name in ("total time", "downtime", "transferred ram", "dirty sync count"))
         stop = begin + (total - downtime) / 1000
-        return self._result(guest, ahead, Timing(begin, stop, stop, end), total / 1000,
+        return self._result(guest, ahead, Timing(begin, begin, stop, stop, end), total / 1000,
                             downtime / 1000, int(rounds), sent / 1024)
 
     def _start_qemu(self, end: int) -> Job:
@@ -189,6 +208,6 @@ class Bench:
         before = rate(lines, timing.begin - BEFORE_S, timing.begin)
         return Run(
             rate(lines, timing.begin, timing.stop) / before,
-            rate(lines, timing.begin, timing.bulk_end) / before,
+            rate(lines, timing.bulk_begin, timing.bulk_end) / before,
             longest_gap(lines, timing.begin, timing.end + AFTER_S) + max(lost, 0.0),
             total, downtime, rounds, sent_mib)

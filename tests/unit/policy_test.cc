@@ -220,6 +220,34 @@ TEST(PolicyTest, AMachineWhoseStateAloneTakesTooLongEndsEarly) {
   EXPECT_LT(run.modes.size(), 15U);
 }
 
+TEST(PolicyTest, APageThatTheGuestCouldStillRunForIsNotSentInItsDowntime) {
+  RoundPolicy policy({});
+  const RehearsalFacts rehearsal{3ms, 1ms, 4ms};
+  RoundFacts facts;
+  const auto after = [&](std::uint64_t sent, std::uint64_t left) {
+    facts.pages_sent = sent;
+    facts.duration = sent * 4us;
+    facts.dirty_at_end = left;
+    const auto decision = policy.after_round(facts, rehearsal, 1s).action;
+    ++facts.n;
+    return decision;
+  };
+  EXPECT_EQ(after(40'000, 10'000), RoundAction::kContinue);  // 40 ms
+  EXPECT_EQ(after(10'000, 700), RoundAction::kContinue);     // 3 ms, where the state takes 8
+  EXPECT_EQ(after(700, 100), RoundAction::kStopAndCopy);     // 0.4 ms
+}
+
+TEST(PolicyTest, RoundsThatNoLongerHelpAreNotSentBelowTheLimit) {
+  RoundPolicy policy({});
+  RoundFacts facts;
+  facts.pages_sent = 40'000;
+  facts.duration = 160ms;
+  facts.dirty_at_end = 1000;  // 4 ms
+  EXPECT_EQ(policy.after_round(facts, {}, 1s).action, RoundAction::kContinue);
+  facts = {.n = 2, .pages_sent = 1000, .duration = 4ms, .dirty_at_end = 900};
+  EXPECT_EQ(policy.after_round(facts, {}, 1s).action, RoundAction::kStopAndCopy);
+}
+
 TEST(PolicyTest, TheEstimateCountsHarvestPagesAndRehearsal) {
   PolicyLimits limits = with_hardware();
   limits.log = LogChoice::kHardware;
