@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import mmap
 import os
 import re
 import socket
@@ -75,7 +76,8 @@ def qemu_wall(status: Mapping, least_bytes: int) -> float | None:
     state = status.get("status")
     if state == "failed":
         raise BenchError(f"QEMU's migration failed: {status.get('error-desc', 'it does not say why')}")
-    if state != "completed":
+    # QEMU tells that it is done a little before it tells how long that took.
+    if state != "completed" or status["total-time"] == 0:
         return None
     sent = status["ram"]["normal-bytes"]
     if sent < least_bytes:
@@ -99,6 +101,16 @@ def iperf_wall(text: str, size: int) -> float:
         return received["seconds"] * size / received["bytes"]
     except (ValueError, KeyError, ZeroDivisionError) as error:
         raise BenchError(f"iperf3 said: {text.strip()[-300:] or 'nothing'}") from error
+
+
+def write_free_memory(mib: int) -> None:
+    """Has this machine's kernel hand out memory that it already has. In a virtual machine a page that
+    was free for some time may have been taken back, and its next use costs several times the rest of
+    a transfer: without this a run depends on how long ago the one before it ended."""
+    with mmap.mmap(-1, mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        for page in range(0, len(memory), mmap.PAGESIZE):
+            memory[page] = 1
 
 
 def vmm_transfer(meter: Path, mib: int, channels: int, how: Sequence[str]) -> Transfer:

@@ -40,6 +40,7 @@ def test_qemus_time_counts_once_all_has_been_sent() -> None:
     done = {"status": "completed", "total-time": 1940, "ram": {"normal-bytes": 3 << 30}}
     assert qemu_wall({"status": "active"}, 1) is None
     assert qemu_wall({}, 1) is None
+    assert qemu_wall(done | {"total-time": 0}, 1) is None
     assert qemu_wall(done, 3 << 30) == 1.94
     with pytest.raises(BenchError, match="not"):
         qemu_wall(done, (3 << 30) + 1)
