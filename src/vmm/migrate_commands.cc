@@ -30,7 +30,8 @@ constexpr ControlClient::Timeout kReplyTimeout{30'000};
 constexpr std::chrono::milliseconds kPoll{100};
 // A line for a log now and then, where there is no terminal to keep one line up to date on.
 constexpr std::chrono::seconds kLineInterval{5};
-constexpr std::string_view kInDoubt = "in doubt";  // the phase
+constexpr std::string_view kInDoubt = "in doubt";   // the phase
+constexpr std::string_view kMigrated = "migrated";  // the result
 
 // A member that is a string; empty where there is none.
 std::string text_of(const json::value& object, std::string_view key) {
@@ -165,6 +166,14 @@ Result<json::value> follow(ControlClient& client, const std::string& id,
   }
 }
 
+// When the command is over, the guest's name and memory are free here.
+void await_departure(ControlClient& client) {
+  const auto gone = client.wait_closed(kReplyTimeout);
+  if (gone && gone.value()) return;
+  log(LogLevel::kWarning, "the guest has moved, and the process that it left has not ended{}",
+      gone ? "" : ": " + gone.error().message());
+}
+
 // What --json ends with where there is no report. Without an id where it has not begun.
 json::object failure(const Error& error, const std::optional<std::string>& id) {
   std::string_view result = "failed";
@@ -199,6 +208,7 @@ Result<> migrate_guest(const MigrateOptions& options) {
   }
   TRY(const auto* report, member(end.value(), "report"));
   print(options.json ? json::serialize(*report) + "\n" : text_of(end.value(), "summary"));
+  if (text_of(*report, "result") == kMigrated) await_departure(client.value());
   return success();
 }
 

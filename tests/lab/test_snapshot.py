@@ -10,7 +10,9 @@ from lab.guest_shell import ANSWERS, CMDLINE
 from lab.host import Host
 from lab.job import Job
 from lab.moving import MovingGuest, devices, host_address, make_bridge
-from migration import FAILED, INTERRUPTED, LOAD, TAP, USAGE, TwoHosts, one_line
+from migration import (
+    FAILED, INTERRUPTED, LOAD, TAP, USAGE, TwoHosts, assert_arrived_whole, one_line,
+)
 
 SNAPSHOT = "/tmp/jobs/web.snap"
 LOADED = re.compile(r"(\d+) MiB of memory loaded in (\d+) ms")
@@ -144,6 +146,33 @@ def test_a_guest_with_many_cpus_and_much_memory_is_restored(two: TwoHosts) -> No
     # A guest like any other: it moves on from there.
     guest.move("--max-rounds", "5", "--on-timeout", "stop-and-copy", "--verify")
     assert guest.stop_workload() == "workload: done result=ok"
+
+
+@pytest.mark.full
+def test_a_guest_in_huge_pages_of_the_pool_moves_and_is_restored(two: TwoHosts) -> None:
+    for host in two.hosts:
+        host.run("echo 64 >/proc/sys/vm/nr_hugepages; [ $(cat /proc/sys/vm/nr_hugepages) = 64 ]")
+    guest = two.guest(disks=())
+    for end, host in enumerate(two.hosts):
+        host.run(f"sed -i 's/^memory = .*/&\\nbacking = \"hugetlb\"/' {guest.config(end)}")
+    guest.start()
+    guest.start_workload(LOAD)
+    assert_arrived_whole(guest, guest.move("--verify"))
+    in_pool = "awk '/^Private_Hugetlb/ { sum += $2 } END { print sum }'"
+    used = two.hosts[1].run(f"{in_pool} /proc/{guest.job.pid()}/smaps").stdout
+    assert int(used) > 32 << 10, used  # KiB, the load's
+    status, _, err = snapshot(guest, "--stop")
+    assert status == 0, err
+    assert guest.job.wait(10) == 0
+    job = restore(guest)
+    job.until(ANSWERS, 90)
+    assert guest.check_memory()["mismatches"] == 0
+    log = job.read("stderr")
+    assert "all memory is loaded before the guest runs: huge pages of the pool" in log
+    assert guest.stop_workload() == "workload: done result=ok"
+    guest.host.run(["vmm", "kill", guest.name])
+    for host in two.hosts:
+        host.run("echo 0 >/proc/sys/vm/nr_hugepages; [ $(cat /proc/sys/vm/nr_hugepages) = 0 ]")
 
 
 @pytest.mark.full
