@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from kernel_series import (
-    BASELINE, FOLDER, INTERFACE, LOG_MODES, PROTECTED_BASELINE, STRESS, STRESS_CORE, Selftest,
-    check, prepare, run_selftest,
+    BASELINE, FOLDER, INTERFACE, LOG_MODES, PROTECTED_BASELINE, STRESS, STRESS_CORE,
+    VHE_BASELINE, Selftest, check, prepare, run_selftest,
 )
 from lab.artifacts import selftests
 from lab.host import DEFAULT_CPU, Host
@@ -83,6 +83,15 @@ def mode_host(request: pytest.FixtureRequest) -> Iterator[Host]:
 @pytest.mark.parametrize("test", BASELINE, ids=lambda test: test.title)
 def test_selftest_passes_as_without_the_series(mode_host: Host, test: Selftest, forced: bool) -> None:
     check(test, run_selftest(mode_host, test, forced=forced))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("forced", [False, True], ids=["unused", "forced"])
+@pytest.mark.parametrize("test", VHE_BASELINE, ids=lambda test: test.title)
+def test_selftest_passes_at_el2_as_without_the_series(
+    series_host: Host, test: Selftest, forced: bool
+) -> None:
+    check(test, run_selftest(series_host, test, forced=forced))
 
 
 @pytest.mark.full
