@@ -22,8 +22,8 @@ constexpr double kZeroPageShare = 0.125;
 constexpr Nanoseconds kCheapScan = 1ms;
 // A round has been of use when it leaves less than this part of the fewest pages so far.
 constexpr double kProgress = 0.9;
-// Below the downtime limit rounds go on while each leaves at most this part of the pages, and sending
-// them takes noticeable time: the guest runs in a round, and stands in the downtime.
+// Below the downtime limit rounds go on while each leaves at most this part of the pages, and
+// sending them takes noticeable time: the guest runs in a round, and stands in the downtime.
 constexpr double kPolishProgress = 0.7;
 constexpr Nanoseconds kNoticeable = 1ms;
 constexpr unsigned kMaxPolish = 3;

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -75,21 +78,33 @@ class FakeGuestServer {
   void start() {
     thread_ = std::thread([this] {
       loop_->run();
+      ended_ = true;
       // Connections close as those of a process that ends.
       const std::lock_guard lock(mutex_);
       server_.reset();
       console_.reset();
+      end_.reset();
       loop_.reset();
     });
   }
   // The process dies in the middle of the method that calls this.
   void die() { loop_->stop(); }
+  // The process ends by itself, when the reply of the method that calls this has gone out.
+  void end_soon() {
+    end_->expires_after(std::chrono::milliseconds(50));
+    end_->async_wait([this](const boost::system::error_code& error) {
+      if (!error) loop_->stop();
+    });
+  }
+  [[nodiscard]] bool ended() const { return ended_; }
 
  private:
   std::mutex mutex_;
   std::unique_ptr<boost::asio::io_context> loop_ = std::make_unique<boost::asio::io_context>(1);
   std::unique_ptr<Console> console_ = std::make_unique<Console>(*loop_);
   std::unique_ptr<ControlServer> server_;
+  std::optional<boost::asio::steady_timer> end_{*loop_};
+  std::atomic<bool> ended_ = false;
   std::thread thread_;
 };
 

@@ -101,8 +101,16 @@ TEST_F(MigrateCommandTest, PrintsALineForEachPhaseAndRoundAndThenTheSummary) {
 
 TEST_F(MigrateCommandTest, JsonEndsWithTheReport) {
   serve({json::value{{"report", json::object{{"result", "migrated"}}}, {"summary", "no"}}});
+  on_progress_ = [this] { server_.end_soon(); };
   ASSERT_TRUE(migrate(with_json()));
   EXPECT_EQ(out_, "{\"result\":\"migrated\"}\n");
+}
+
+TEST_F(MigrateCommandTest, OutlastsTheProcessThatTheGuestHasLeft) {
+  serve({json::value{{"report", json::object{{"result", "migrated"}}}, {"summary", "moved"}}});
+  on_progress_ = [this] { server_.end_soon(); };
+  ASSERT_TRUE(migrate());
+  EXPECT_TRUE(server_.ended());
 }
 
 TEST_F(MigrateCommandTest, OptionsAreSentInTheUnitsOfTheProtocol) {
