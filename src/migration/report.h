@@ -13,9 +13,12 @@
 
 namespace vmm::migration {
 
+// The result of a migration whose guest runs at the destination.
+inline constexpr std::string_view kMigrated = "migrated";
+
 // How a migration went, as `vmm migrate` tells it.
 struct MigrationReport {
-  std::string result;  // "migrated", "failed", "cancelled", "in-doubt"
+  std::string result;  // kMigrated, "failed", "cancelled", "in-doubt"
   MigrationId id;
 
   struct Round {

@@ -27,7 +27,7 @@ Result<MigrationReport> Source::run() {
   auto moved = move();
   if (moved && !options_.control_run) {
     keep_record(SourceOutcome::kDone);
-    report_.result = "migrated";
+    report_.result = kMigrated;
     report_.total = Clock::now() - begun_;
     return report_;
   }

@@ -167,7 +167,7 @@ Result<MigrationReport> Source::settle_doubt() {
     if (outcome ? outcome.value() == Outcome::kStarted : resolution == false) {
       advance(outcome ? SourceEvent::kPeerStarted : SourceEvent::kResolvedDiscard);
       keep_record(outcome ? SourceOutcome::kDone : SourceOutcome::kDiscarded);
-      report_.result = "migrated";
+      report_.result = kMigrated;
       report_.total = Clock::now() - begun_;
       report_.downtime = Clock::now() - paused_at_;
       return report_;

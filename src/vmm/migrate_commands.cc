@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "migration/decision_record.h"
+#include "migration/report.h"
 #include "vmm/control_client.h"
 #include "vmm/interrupt.h"
 #include "vmm/json_access.h"
@@ -30,8 +31,7 @@ constexpr ControlClient::Timeout kReplyTimeout{30'000};
 constexpr std::chrono::milliseconds kPoll{100};
 // A line for a log now and then, where there is no terminal to keep one line up to date on.
 constexpr std::chrono::seconds kLineInterval{5};
-constexpr std::string_view kInDoubt = "in doubt";   // the phase
-constexpr std::string_view kMigrated = "migrated";  // the result
+constexpr std::string_view kInDoubt = "in doubt";  // the phase
 
 // A member that is a string; empty where there is none.
 std::string text_of(const json::value& object, std::string_view key) {
@@ -208,7 +208,7 @@ Result<> migrate_guest(const MigrateOptions& options) {
   }
   TRY(const auto* report, member(end.value(), "report"));
   print(options.json ? json::serialize(*report) + "\n" : text_of(end.value(), "summary"));
-  if (text_of(*report, "result") == kMigrated) await_departure(client.value());
+  if (text_of(*report, "result") == migration::kMigrated) await_departure(client.value());
   return success();
 }
 

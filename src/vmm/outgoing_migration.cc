@@ -20,7 +20,6 @@ using migration::SourceOptions;
 // How long the process of a guest that has gone waits for somebody to ask how it went.
 constexpr std::chrono::seconds kLinger{3};
 constexpr std::chrono::milliseconds kShortestPeerTimeout{100};
-constexpr std::string_view kMigrated = "migrated";
 
 migration::LogChoice log_choice(std::optional<DirtyLogMode> mode) {
   if (!mode) return migration::LogChoice::kAuto;
@@ -216,7 +215,7 @@ Result<json::value> OutgoingMigration::start(const json::object& params) {
 }
 
 void OutgoingMigration::finished(Result<migration::MigrationReport> result) {
-  const bool gone = result && result.value().result == kMigrated;
+  const bool gone = result && result.value().result == migration::kMigrated;
   if (gone) {
     log(LogLevel::kInfo, "{} has moved to {}", config_.name, destination_);
   } else if (!result) {
@@ -251,7 +250,7 @@ Result<json::value> OutgoingMigration::progress() {
   if (!*last_) return fail(last_->error());
   // Long enough for the reply to go out before the process ends.
   constexpr std::chrono::milliseconds kReplyTime{50};
-  if (last_->value().result == kMigrated) depart_soon(kReplyTime);
+  if (last_->value().result == migration::kMigrated) depart_soon(kReplyTime);
   return json::value{{"report", to_json(last_->value())}, {"summary", to_text(last_->value())}};
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import statistics
+from collections.abc import Sequence
 
 from benchlib import BenchError
 from lab.host import Host
@@ -71,6 +72,13 @@ class PerfRun:
 def steady(values: list[int]) -> float:
     """The median of all iterations but the first."""
     return statistics.median(values[1:])
+
+
+def comparable(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Of a step's values those that wait for readers of the memory slots, all where none does. That
+    wait triples a short step, or is over before it begins, by chance and on any kernel."""
+    least = min(*values, *others)
+    return [value for value in values if value > 2 * least] or list(values)
 
 
 def parse(job: Job, text: str) -> PerfRun:

@@ -7,7 +7,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent.parent)]
 from benchlib import BenchError  # noqa: E402
-from dirty_log_perf import Job, parse, steady  # noqa: E402
+from dirty_log_perf import Job, comparable, parse, steady  # noqa: E402
 
 HARDWARE = """\
 Test iterations: 2
@@ -68,3 +68,10 @@ def test_command_line() -> None:
     assert job.command().endswith("-m 3 -i 5 -b 64M -v 2 -s anonymous_thp -H -D")
     assert job.pages == 2 * 64 * 256
     assert Job(64, exact=True).command().startswith("lab-exact /")
+
+
+def test_steps_that_wait_are_compared_with_their_like() -> None:
+    assert comparable([15, 44, 45], [14, 43]) == [44, 45]
+    assert comparable([102, 101], [100, 99]) == [102, 101]
+    # A step that has become slower is not taken for one that waits.
+    assert comparable([300, 310], [100, 101]) == [300, 310]
