@@ -1,6 +1,7 @@
 #include "memory/guest_memory.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <array>
 #include <cstdint>
@@ -8,6 +9,8 @@
 #include <limits>
 #include <string>
 #include <utility>
+
+#include "madvise_fault.h"
 
 namespace vmm {
 namespace {
@@ -90,6 +93,28 @@ TEST(GuestMemoryTest, SaysThatTheHostLacksMemory) {
   EXPECT_EQ(memory.error().kind(), ErrorKind::kHost);
   EXPECT_EQ(memory.error().message(),
             "guest memory: cannot map 2251799815782400 bytes of memory: Cannot allocate memory");
+}
+
+TEST(GuestMemoryTest, SaysWhatTheHostWouldNotDoWithIt) {
+  struct Case {
+    int advice;
+    int error;
+    const char* message;  // none: it is no failure
+  };
+  const Case cases[] = {
+      {MADV_DONTDUMP, ENOMEM,
+       "cannot leave guest memory out of core dumps: Cannot allocate memory"},
+      {MADV_HUGEPAGE, ENOMEM, "cannot ask for huge pages for guest memory: Cannot allocate memory"},
+      {MADV_HUGEPAGE, EINVAL, nullptr},
+  };
+  for (const auto& [advice, error, message] : cases) {
+    const MadviseFault fault(advice, error);
+    const auto memory = GuestMemory::create(kBase, kSize, Backing::kAnonymous);
+    ASSERT_EQ(memory.has_value(), message == nullptr) << advice;
+    if (memory) continue;
+    EXPECT_EQ(memory.error().kind(), ErrorKind::kHost) << advice;
+    EXPECT_EQ(memory.error().message(), message);
+  }
 }
 
 TEST(GuestMemoryTest, SaysThatTheHugePagePoolIsTooSmall) {

@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "channel_fakes.h"
+#include "madvise_fault.h"
 #include "memory/pagemap.h"
 
 namespace vmm::migration {
@@ -153,6 +154,14 @@ TEST_F(RamReceiverTest, ReallyGivesHolesBack) {
   EXPECT_TRUE(receiver->finish());
   EXPECT_EQ(backed_pages(), 0u);
   EXPECT_EQ(at(64), 0u);
+}
+
+TEST_F(RamReceiverTest, FailsWhereTheHostKeepsAHole) {
+  const MadviseFault fault(MADV_DONTNEED, ENOMEM);
+  EXPECT_EQ(error_of(Stream().pages(64, 200, 1).record(RecordType::kHole, 0, kPages).end(1)),
+            "cannot give 819200 bytes of guest memory back: Cannot allocate memory");
+  EXPECT_EQ(at(64), 1u);
+  EXPECT_TRUE(rounds.empty());
 }
 
 TEST_F(RamReceiverTest, RefusesHostileRecords) {

@@ -1,10 +1,12 @@
 #include "devices/virtio/balloon.h"
 
 #include <linux/virtio_ids.h>
+#include <sys/mman.h>
 
 #include <numeric>
 
 #include "balloon_rig.h"
+#include "madvise_fault.h"
 
 namespace vmm::virtio {
 namespace {
@@ -98,6 +100,21 @@ TEST_F(VirtioBalloonTest, InflatedPagesGoBackAndCountAsWritten) {
   EXPECT_EQ(counter("discard_errors"), 0U);
   fill(8);
   EXPECT_EQ(pages(8), "########") << "a page that is used again is there";
+}
+
+TEST_F(VirtioBalloonTest, PagesThatTheHostKeepsStayAndAreCounted) {
+  rig.start();
+  fill(2);
+  {
+    const MadviseFault fault(MADV_DONTNEED, ENOMEM);
+    submit(kInflate, {number(1)});
+  }
+  EXPECT_EQ(pages(2), "##");
+  EXPECT_EQ(counter("discard_errors"), 1U);
+  EXPECT_FALSE(rig.needs_reset());
+  submit(kInflate, {number(1)});
+  EXPECT_EQ(pages(2), "#.");
+  EXPECT_EQ(counter("discard_errors"), 1U);
 }
 
 TEST_F(VirtioBalloonTest, NumbersMayRepeatAndComeInAnyOrder) {
