@@ -6,13 +6,13 @@
 #include <memory>
 #include <vector>
 
+#include "migration/zero_page.h"
+
 namespace vmm::migration {
 namespace {
 
 // Bytes between two looks at control.stop.
 constexpr std::size_t kStep = std::size_t{8} << 20;
-// What holes read as; small enough to stay in the cache.
-constexpr std::array<std::byte, std::size_t{64} << 10> kZeros{};
 
 struct FreeContext {
   void operator()(EVP_MD_CTX* context) const { ::EVP_MD_CTX_free(context); }
@@ -26,13 +26,6 @@ class Sha256 {
   }
   void add(std::span<const std::byte> bytes) {
     good_ = good_ && ::EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1;
-  }
-  void add_zeros(std::size_t size) {
-    while (size > 0) {
-      const std::size_t part = std::min(size, kZeros.size());
-      add(std::span(kZeros).first(part));
-      size -= part;
-    }
   }
   [[nodiscard]] Result<MemoryDigest> finish() {
     MemoryDigest digest;
@@ -64,13 +57,16 @@ Result<MemoryDigest> memory_digest(const GuestMemory& memory, const Pagemap& pag
       const std::uint64_t pages = bytes.size() / kPageSize;
       backed.resize(dirty_words(pages));
       TRY(pagemap.backed(bytes, backed));
-      std::uint64_t done = 0;
       for_each_dirty_range(backed, pages, [&](PageRange range) {
-        sha.add_zeros((range.first - done) * kPageSize);
-        sha.add(bytes.subspan(range.first * kPageSize, range.count * kPageSize));
-        done = range.first + range.count;
+        for (std::uint64_t page = range.first; page < range.first + range.count; ++page) {
+          const std::size_t offset = page * kPageSize;
+          const auto contents = bytes.subspan(offset).first<kPageSize>();
+          if (is_zero_page(contents)) continue;
+          const std::uint64_t ipa = region.ipa + at + offset;
+          sha.add(std::as_bytes(std::span(&ipa, 1)));
+          sha.add(contents);
+        }
       });
-      sha.add_zeros((pages - done) * kPageSize);
       control.done_bytes.fetch_add(bytes.size(), std::memory_order_relaxed);
     }
   }

@@ -20,8 +20,9 @@ struct DigestControl {
   std::atomic<std::uint64_t> done_bytes = 0;
 };
 
-// SHA-256 over all of a guest's RAM in order of guest-physical address. Pages without memory behind
-// them count as zeros and get none. Error (kInterrupted) soon after control.stop is set, and of
+// SHA-256 over the pages of a guest's RAM that are not all zeros, in order, each with its
+// guest-physical address (u64, little-endian) before it: what is free costs next to nothing. Pages
+// without memory behind them get none. Error (kInterrupted) soon after control.stop is set, and of
 // kind kHost where OpenSSL or the pagemap fails. The guest must be stopped for the digest to mean
 // anything.
 [[nodiscard]] Result<MemoryDigest> memory_digest(const GuestMemory& memory, const Pagemap& pagemap,

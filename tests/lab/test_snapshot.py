@@ -1,6 +1,7 @@
 """Guests that are saved to a file and restored from it, in the lab."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,19 @@ def test_a_guest_with_many_cpus_and_much_memory_is_restored(two: TwoHosts) -> No
     assert guest.stop_workload() == "workload: done result=ok"
 
 
-@pytest.mark.full
-def test_a_guest_in_huge_pages_of_the_pool_moves_and_is_restored(two: TwoHosts) -> None:
+@pytest.fixture
+def huge_pages(two: TwoHosts) -> Iterator[TwoHosts]:
+    """Hosts with 128 MiB each in the pool of huge pages."""
     for host in two.hosts:
         host.run("echo 64 >/proc/sys/vm/nr_hugepages; [ $(cat /proc/sys/vm/nr_hugepages) = 64 ]")
+    yield two
+    for host in two.hosts:
+        host.run("echo 0 >/proc/sys/vm/nr_hugepages")
+
+
+@pytest.mark.full
+def test_a_guest_in_huge_pages_of_the_pool_moves_and_is_restored(huge_pages: TwoHosts) -> None:
+    two = huge_pages
     guest = two.guest(disks=())
     for end, host in enumerate(two.hosts):
         host.run(f"sed -i 's/^memory = .*/&\\nbacking = \"hugetlb\"/' {guest.config(end)}")
@@ -170,9 +180,6 @@ def test_a_guest_in_huge_pages_of_the_pool_moves_and_is_restored(two: TwoHosts) 
     log = job.read("stderr")
     assert "all memory is loaded before the guest runs: huge pages of the pool" in log
     assert guest.stop_workload() == "workload: done result=ok"
-    guest.host.run(["vmm", "kill", guest.name])
-    for host in two.hosts:
-        host.run("echo 0 >/proc/sys/vm/nr_hugepages; [ $(cat /proc/sys/vm/nr_hugepages) = 0 ]")
 
 
 @pytest.mark.full
