@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <concepts>
 #include <cstddef>
@@ -41,6 +43,13 @@ class ByteWriter {
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
   [[nodiscard]] std::vector<std::byte> take() { return std::move(bytes_); }
+  // The same where N bytes were written.
+  template <std::size_t N>
+  [[nodiscard]] std::array<std::byte, N> to_array() const {
+    std::array<std::byte, N> array{};
+    std::ranges::copy(std::span(bytes_).template first<N>(), array.begin());
+    return array;
+  }
 
  private:
   std::vector<std::byte> bytes_;
@@ -63,6 +72,14 @@ class ByteReader {
   [[nodiscard]] Result<bool> get_bool();
   // The next count bytes, as a view into the input.
   [[nodiscard]] Result<std::span<const std::byte>> get_bytes(std::size_t count);
+  // The next N bytes.
+  template <std::size_t N>
+  [[nodiscard]] Result<std::array<std::byte, N>> get_array() {
+    TRY(const auto raw, get_bytes(N));
+    std::array<std::byte, N> array{};
+    std::ranges::copy(raw, array.begin());
+    return array;
+  }
   // Length (u32) of at most max, then that many bytes, as a view into the input.
   [[nodiscard]] Result<std::span<const std::byte>> get_blob(std::size_t max);
   [[nodiscard]] Result<std::string> get_string(std::size_t max);

@@ -233,9 +233,7 @@ Result<std::vector<std::byte>> encode(const Manifest& manifest) {
 Result<Manifest> decode_manifest(std::span<const std::byte> bytes) {
   ByteReader in(bytes);
   Manifest manifest;
-  MigrationId::Bytes id{};
-  TRY(const auto raw, in.get_bytes(id.size()));
-  std::ranges::copy(raw, id.begin());
+  TRY(const auto id, in.get_array<MigrationId::kBytes>());
   manifest.id = MigrationId(id);
   TRY(manifest.guest, in.get_string(kMaxManifestName));
   TRY(get_machine(in, manifest));

@@ -1,71 +1,12 @@
 #include "migration/messages.h"
 
-#include <algorithm>
-
 #include "base/bytes.h"
+#include "migration/peer_text.h"
 
 namespace vmm::migration {
 namespace {
 
-// How a TLS handshake begins: a record of type 22, of a version 3.x.
-constexpr auto kTlsHandshake = std::byte{22};
-constexpr auto kTlsVersion = std::byte{3};
 constexpr std::size_t kLengthBytes = sizeof(std::uint32_t);
-
-bool is_printable(char c) {
-  return c >= ' ' && c <= '~';
-}
-
-template <std::size_t N>
-std::array<std::byte, N> fixed(const ByteWriter& out) {
-  std::array<std::byte, N> bytes{};
-  std::ranges::copy(out.bytes(), bytes.begin());
-  return bytes;
-}
-
-template <std::size_t N>
-Result<std::array<std::byte, N>> get_array(ByteReader& in) {
-  TRY(const auto raw, in.get_bytes(N));
-  std::array<std::byte, N> bytes{};
-  std::ranges::copy(raw, bytes.begin());
-  return bytes;
-}
-
-Result<std::string> check_printable(std::string text) {
-  if (!std::ranges::all_of(text, is_printable)) {
-    return fail(ErrorKind::kFailed, "a text of the peer has characters that are not printable");
-  }
-  return text;
-}
-
-Result<std::string> get_text(ByteReader& in) {
-  TRY(auto text, in.get_string(kMaxText));
-  return check_printable(std::move(text));
-}
-
-Result<> check_magic_and_version(ByteReader& in) {
-  TRY(const auto magic, get_array<kMagic.size()>(in));
-  if (magic[0] == kTlsHandshake && magic[1] == kTlsVersion) {
-    return fail(ErrorKind::kFailed,
-                "the peer speaks TLS, and this side plaintext: give --plaintext on both sides or "
-                "neither");
-  }
-  if (magic != kMagic) {
-    return fail(ErrorKind::kFailed, "the peer does not speak the migration protocol of vmm");
-  }
-  TRY(const auto version, in.get<std::uint32_t>());
-  if (version != kProtocolVersion) {
-    return fail(ErrorKind::kFailed,
-                "the peer speaks version {} of the migration protocol, this program version {}",
-                version, kProtocolVersion);
-  }
-  return success();
-}
-
-void put_magic_and_version(ByteWriter& out) {
-  out.put_bytes(kMagic);
-  out.put(kProtocolVersion);
-}
 
 Result<std::uint16_t> check_channels(std::uint16_t channels) {
   if (channels == 0 || channels > kMaxDataChannels) {
@@ -164,7 +105,7 @@ struct Encoder {
 
 Result<Message> get_accept(ByteReader& in) {
   Accept accept;
-  TRY(accept.secret, get_array<sizeof(Secret)>(in));
+  TRY(accept.secret, in.get_array<sizeof(Secret)>());
   TRY(const auto channels, in.get<std::uint16_t>());
   TRY(accept.channels, check_channels(channels));
   return Message(accept);
@@ -247,7 +188,7 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
     case MessageType::kVerify:
       return Message(Verify{});
     case MessageType::kDigest:
-      return with_field<Digest>(get_array<sizeof(Digest)>(in));
+      return with_field<Digest>(in.get_array<sizeof(Digest)>());
     case MessageType::kPrepared:
       return with_field<Prepared>(get_time(in));
     case MessageType::kCommit:
@@ -270,85 +211,6 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
 
 }  // namespace
 
-std::string printable(std::string_view text) {
-  constexpr std::string_view kCut = "...";
-  std::string fit(text.substr(0, kMaxText));
-  std::ranges::replace_if(
-      fit, [](char c) { return !is_printable(c); }, '?');
-  if (text.size() > kMaxText) fit.replace(kMaxText - kCut.size(), kCut.size(), kCut);
-  return fit;
-}
-
-std::array<std::byte, kPreambleBytes> encode(const Preamble& preamble) {
-  ByteWriter out;
-  put_magic_and_version(out);
-  out.put(static_cast<std::uint8_t>(preamble.kind));
-  out.put(std::uint8_t{0});
-  out.put_bytes(preamble.id.bytes());
-  out.put_bytes(preamble.secret);
-  out.put(preamble.channel);
-  return fixed<kPreambleBytes>(out);
-}
-
-Result<Preamble> decode_preamble(std::span<const std::byte, kPreambleBytes> bytes) {
-  ByteReader in(bytes);
-  TRY(check_magic_and_version(in));
-  Preamble preamble;
-  TRY(const auto kind, in.get<std::uint8_t>());
-  preamble.kind = static_cast<ConnectionKind>(kind);
-  if (kind < static_cast<std::uint8_t>(ConnectionKind::kControl) ||
-      kind > static_cast<std::uint8_t>(ConnectionKind::kQuery)) {
-    return fail(ErrorKind::kFailed, "unknown kind of connection {}", kind);
-  }
-  TRY(const auto flags, in.get<std::uint8_t>());
-  if (flags != 0) return fail(ErrorKind::kFailed, "unknown connection flags {:#x}", flags);
-  TRY(const auto id, get_array<MigrationId::kBytes>(in));
-  preamble.id = MigrationId(id);
-  TRY(preamble.secret, get_array<sizeof(Secret)>(in));
-  TRY(preamble.channel, in.get<std::uint16_t>());
-  if (preamble.kind != ConnectionKind::kData &&
-      (preamble.secret != Secret{} || preamble.channel != 0)) {
-    return fail(ErrorKind::kFailed, "a secret or an index where no data channel is opened");
-  }
-  if (preamble.channel >= kMaxDataChannels) {
-    return fail(ErrorKind::kFailed, "data channel {}, the last one may be {}", preamble.channel,
-                kMaxDataChannels - 1);
-  }
-  return preamble;
-}
-
-std::vector<std::byte> encode(const PreambleAnswer& answer) {
-  ByteWriter out;
-  put_magic_and_version(out);
-  out.put(answer.status);
-  out.put_string(printable(answer.text));
-  return out.take();
-}
-
-Result<PreambleAnswerHead> decode_answer_head(
-    std::span<const std::byte, kPreambleAnswerHeadBytes> bytes) {
-  ByteReader in(bytes);
-  TRY(check_magic_and_version(in));
-  PreambleAnswerHead head;
-  TRY(head.status, in.get<std::uint8_t>());
-  TRY(head.text_bytes, in.get<std::uint32_t>());
-  if (head.text_bytes > kMaxText) {
-    return fail(ErrorKind::kFailed, "an answer of {} bytes, at most {} are allowed",
-                head.text_bytes, kMaxText);
-  }
-  return head;
-}
-
-Result<PreambleAnswer> decode_answer(const PreambleAnswerHead& head,
-                                     std::span<const std::byte> text) {
-  if (text.size() != head.text_bytes) {
-    return fail(ErrorKind::kFailed, "an answer of {} bytes where {} are announced", text.size(),
-                head.text_bytes);
-  }
-  TRY(auto checked, check_printable({reinterpret_cast<const char*>(text.data()), text.size()}));
-  return PreambleAnswer{head.status, std::move(checked)};
-}
-
 std::string_view to_string(Outcome outcome) {
   return outcome == Outcome::kStarted ? "started" : "discarded";
 }
@@ -370,7 +232,7 @@ std::array<std::byte, kFrameHeaderBytes> encode(const FrameHeader& header) {
   ByteWriter out;
   out.put(header.type);
   out.put(header.length);
-  return fixed<kFrameHeaderBytes>(out);
+  return out.to_array<kFrameHeaderBytes>();
 }
 
 Result<FrameHeader> decode_frame_header(std::span<const std::byte, kFrameHeaderBytes> bytes) {

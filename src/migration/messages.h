@@ -13,55 +13,11 @@
 #include "base/result.h"
 #include "migration/limits.h"
 #include "migration/manifest.h"
-#include "migration/migration_id.h"
 
-// The bytes of the migration protocol (docs/migration-protocol.md), all little-endian. Decoders
+// The messages of the migration protocol (docs/migration-protocol.md), all little-endian. Decoders
 // take nothing on trust; their errors are of kind kFailed. Whatever decodes is encoded as the same
 // bytes.
 namespace vmm::migration {
-
-// --- Preamble: what the side that connects says first ---
-
-// How it and its answer begin.
-inline constexpr std::array<std::byte, 8> kMagic{std::byte{'V'}, std::byte{'M'}, std::byte{'M'},
-                                                 std::byte{'M'}, std::byte{'I'}, std::byte{'G'},
-                                                 std::byte{'R'}, std::byte{'1'}};
-
-enum class ConnectionKind : std::uint8_t { kControl = 1, kData = 2, kQuery = 3 };
-
-struct Preamble {
-  ConnectionKind kind = ConnectionKind::kControl;
-  MigrationId id;
-  Secret secret{};            // zero but for kData
-  std::uint16_t channel = 0;  // index of a data channel; 0 but for kData
-  [[nodiscard]] bool operator==(const Preamble&) const = default;
-};
-inline constexpr std::size_t kPreambleBytes = 48;
-
-[[nodiscard]] std::array<std::byte, kPreambleBytes> encode(const Preamble& preamble);
-// Another version is an error that names both.
-[[nodiscard]] Result<Preamble> decode_preamble(std::span<const std::byte, kPreambleBytes> bytes);
-
-// The answer to it. Its head has a fixed size; the text is what remains to be read then.
-struct PreambleAnswer {
-  std::uint8_t status = 0;  // 0: go on; anything else: refused
-  std::string text;         // why
-  [[nodiscard]] bool operator==(const PreambleAnswer&) const = default;
-};
-struct PreambleAnswerHead {
-  std::uint8_t status = 0;
-  std::uint32_t text_bytes = 0;  // at most kMaxText
-};
-inline constexpr std::size_t kPreambleAnswerHeadBytes = 17;
-
-// A text that is too long or not printable is made fit, as printable() says.
-[[nodiscard]] std::vector<std::byte> encode(const PreambleAnswer& answer);
-[[nodiscard]] Result<PreambleAnswerHead> decode_answer_head(
-    std::span<const std::byte, kPreambleAnswerHeadBytes> bytes);
-[[nodiscard]] Result<PreambleAnswer> decode_answer(const PreambleAnswerHead& head,
-                                                   std::span<const std::byte> text);
-
-// --- Messages of the control and query connections ---
 
 // A time, which is not negative, as messages have it.
 [[nodiscard]] inline std::uint64_t to_ns(std::chrono::nanoseconds time) {
@@ -215,9 +171,5 @@ inline constexpr std::size_t kFrameHeaderBytes = 8;
 [[nodiscard]] Result<std::vector<std::byte>> encode_payload(const Message& message);
 [[nodiscard]] Result<Message> decode_payload(std::uint32_t type,
                                              std::span<const std::byte> payload);
-
-// Text as it may travel and be shown on the peer's terminal: printable ASCII, at most kMaxText
-// bytes; what is not becomes '?', what is too long ends in "...".
-[[nodiscard]] std::string printable(std::string_view text);
 
 }  // namespace vmm::migration

@@ -11,6 +11,7 @@
 #include "migration/channel.h"
 #include "migration/control_link.h"
 #include "migration/messages.h"
+#include "migration/preamble.h"
 
 namespace vmm::migration {
 

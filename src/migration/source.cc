@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "migration/peer_text.h"
 
 namespace vmm::migration {
 Source::Source(SourceGuest& guest, Connector& connector, DecisionRecords& records,

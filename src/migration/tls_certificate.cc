@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <array>
 
-#include "migration/messages.h"
+#include "migration/peer_text.h"
 
 namespace vmm::migration {
 namespace {

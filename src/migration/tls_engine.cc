@@ -8,7 +8,7 @@
 #include <cstring>
 #include <utility>
 
-#include "migration/messages.h"
+#include "migration/preamble.h"
 
 namespace vmm::migration {
 namespace {

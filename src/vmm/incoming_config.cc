@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <system_error>
 
-#include "migration/messages.h"
+#include "migration/peer_text.h"
 #include "vmm/layout.h"
 
 namespace vmm {

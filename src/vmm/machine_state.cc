@@ -1,6 +1,6 @@
 #include "vmm/machine_state.h"
 
-#include "migration/messages.h"
+#include "migration/peer_text.h"
 
 namespace vmm {
 namespace {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "migration/peer_text.h"
+#include "migration/preamble.h"
 #include "migration_manifest_support.h"
 
 namespace vmm::migration {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "migration/messages.h"
+#include "migration/preamble.h"
 #include "migration/ram_record.h"
 
 // What can go wrong with a piece of what two sides of a migration say to each other.
