@@ -159,7 +159,10 @@ RoundDecision RoundPolicy::when_stalled(const RoundFacts& facts, const Estimate&
   }
   const Estimate rest{Nanoseconds{0}, now.harvest, now.state};
   const bool hardware = facts.mode == DirtyLogMode::kHardware;
-  if (hardware && may_change(DirtyLogMode::kWriteProtect)) {
+  // Once: where it did not help, the guest keeps its speed until it is about to be stopped.
+  const bool stop_is_next =
+      limits_.on_timeout == OnTimeout::kStopAndCopy && facts.n + 1 == limits_.max_rounds;
+  if (hardware && (mode_changes_ == 0 || stop_is_next) && may_change(DirtyLogMode::kWriteProtect)) {
     return change(DirtyLogMode::kWriteProtect, now, "the guest writes as fast as pages are sent");
   }
   if (rest.total() > limits_.downtime) {
