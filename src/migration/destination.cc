@@ -211,7 +211,7 @@ Result<> Destination::receive_until_prepared(DestinationGuest& guest) {
       TRY(const auto state, expect<State>(std::move(message)));
       TRY(session_->receiver->finish());
       TRY(const auto restore_ns, restore(guest, state.state));
-      answered_at_ = Clock::now();
+      prepared_at_ = Clock::now();
       return session_->link->send(Prepared{restore_ns});
     }
   }
@@ -245,7 +245,6 @@ Result<Commit> Destination::wait_for_commit(DestinationGuest& guest) {
   if (std::holds_alternative<Verify>(message)) {
     TRY(const auto pagemap, Pagemap::open());
     TRY(const auto digest, memory_digest(guest.memory(), pagemap, digest_control_));
-    answered_at_ = Clock::now();
     TRY(session_->link->send(Digest{digest}));
     TRY(message, next_message());
   }
@@ -272,7 +271,7 @@ Result<> Destination::start(DestinationGuest& guest, const Commit& commit,
   advance(DestinationEvent::kRecordedStart);
   const auto recorded = Clock::now();
   if (!may_run(state())) std::abort();  // two guests would run
-  TRY(guest.start(saved_at(commit, answered_at_, committed)));
+  TRY(guest.start(saved_at(commit, prepared_at_, committed)));
   const Started started{to_ns(acquired - committed), to_ns(recorded - acquired),
                         to_ns(Clock::now() - recorded)};
   // A source that does not hear it asks for the record.

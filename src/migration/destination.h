@@ -110,7 +110,7 @@ class Destination {
   std::unique_ptr<Session> session_;  // set under mutex_; used by the thread of the three
   std::list<std::unique_ptr<Channel>> greeting_;  // under mutex_: connections not yet dispatched
   DigestControl digest_control_;
-  Clock::time_point answered_at_;  // when the last message before COMMIT was sent
+  Clock::time_point prepared_at_;  // when PREPARED was sent
   std::thread acceptor_thread_;
 };
 

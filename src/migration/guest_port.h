@@ -13,6 +13,12 @@
 
 namespace vmm::migration {
 
+// Everything of a guest but its memory.
+struct SavedMachine {
+  std::vector<std::byte> state;
+  std::chrono::steady_clock::time_point counters_at;  // when the guest's counters were read
+};
+
 // The guest that a source gives away. Called on the migration's thread, one call at a time.
 class SourceGuest {
  public:
@@ -29,8 +35,8 @@ class SourceGuest {
   // Keeps vCPUs out of the guest for so many percent of the time, at most kMostThrottle; 0 ends
   // that. Holds over pause() and resume().
   virtual void throttle(unsigned percent) = 0;
-  // Everything but memory, the guest's counters first; while paused.
-  [[nodiscard]] virtual Result<std::vector<std::byte>> save() = 0;
+  // Everything but memory; while paused.
+  [[nodiscard]] virtual Result<SavedMachine> save() = 0;
   // Makes the disks durable and gives them up, or none of them; while paused. And takes them back.
   [[nodiscard]] virtual Result<> release_disks() = 0;
   [[nodiscard]] virtual Result<> reacquire_disks() = 0;

@@ -78,11 +78,11 @@ enum class DestinationEvent : std::uint8_t {
 
 // --- Time ---
 
-// When the guest's counters were read, by the destination's clock: `answered_at` is when it sent
-// its last message before COMMIT, `received_at` when it read COMMIT, which was under way for half
-// of what passed between them without the source's part.
+// When the guest's counters were read, by the destination's clock: `prepared_at` is when it sent
+// PREPARED, `received_at` when it read COMMIT, which was under way for half of what passed between
+// them without the source's part.
 [[nodiscard]] std::chrono::steady_clock::time_point saved_at(
-    const Commit& commit, std::chrono::steady_clock::time_point answered_at,
+    const Commit& commit, std::chrono::steady_clock::time_point prepared_at,
     std::chrono::steady_clock::time_point received_at);
 
 }  // namespace vmm::migration

@@ -105,8 +105,8 @@ struct Commit {
   // Since the state, and first of it the counters, was saved: what these are advanced by. At most
   // kMaxSinceSave.
   std::uint64_t since_save_ns = 0;
-  // Since the destination's last message came. What else passed for the destination between
-  // these two is the way to the source and back (as in NTP, RFC 5905 section 8).
+  // Since PREPARED came. What else passed for the destination between these two is the way to the
+  // source and back (as in NTP, RFC 5905 section 8).
   std::uint64_t turnaround_ns = 0;
   [[nodiscard]] bool operator==(const Commit&) const = default;
 };

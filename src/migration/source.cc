@@ -363,13 +363,13 @@ Result<> Source::rehearse() {
   const auto begun = Clock::now();
   TRY(guest_.pause());
   paused_ = true;
-  auto state = guest_.save();
+  auto machine = guest_.save();
   const auto saved = Clock::now();
   // Whatever became of it, the guest goes on.
   TRY(guest_.resume());
   paused_ = false;
-  if (!state) return fail(std::move(state).error());
-  TRY(link_->send(Rehearse{std::move(state).value()}));
+  if (!machine) return fail(std::move(machine).error());
+  TRY(link_->send(Rehearse{std::move(machine.value().state)}));
   TRY(const auto rehearsed, receive<Rehearsed>());
   rehearsal_.save = saved - begun;
   // The peer's word for it, as far as that can be.

@@ -147,8 +147,8 @@ class Source {
   bool released_ = false;
   Clock::time_point begun_;
   Clock::time_point paused_at_;
-  Clock::time_point saving_at_;    // when the guest's counters were read
-  Clock::time_point answered_at_;  // when the destination's last message before COMMIT came
+  Clock::time_point counters_at_;  // when the guest's counters were read
+  Clock::time_point prepared_at_;  // when PREPARED came
   MigrationReport report_;
 
   // Used by run()'s thread; set, and interrupted by others, under mutex_. Last: their threads use

@@ -31,9 +31,10 @@ Result<> Source::stop_and_copy() {
   // Wherever it runs next, it does so at full speed.
   set_throttle(0);
   advance(SourceEvent::kGuestPaused);
-  const auto stopped = saving_at_ = Clock::now();
+  const auto stopped = Clock::now();
   report_.parts.pause = stopped - paused_at_;
-  TRY(auto state, guest_.save());
+  TRY(auto machine, guest_.save());
+  counters_at_ = machine.counters_at;
   const auto saved = Clock::now();
   report_.parts.save = saved - stopped;
   // After everything is saved, so that what devices wrote until then is found, too.
@@ -43,14 +44,14 @@ Result<> Source::stop_and_copy() {
 
   const auto cleared = tracker_->clear_time();
   TRY(const auto counters, send_pages());
-  TRY(link_->send(State{std::move(state)}));
+  TRY(link_->send(State{std::move(machine.state)}));
   TRY(receive_ack());
   const auto sent = Clock::now();
   report_.rounds.push_back({round_, mode_, dirty_pages_, counters.bytes, counters.zero_pages,
                             sent - harvested, report_.parts.harvest,
                             tracker_->clear_time() - cleared, throttle_});
   TRY(const auto prepared, receive<Prepared>());
-  answered_at_ = link_->arrived_at();
+  prepared_at_ = link_->arrived_at();
   const auto waited = Clock::now() - harvested;
   // The destination restores as soon as it has everything, which may be before this side has read
   // that it does.
@@ -69,7 +70,6 @@ Result<> Source::compare_digests() {
   TRY(link_->send(Verify{}));
   TRY(const auto ours, memory_digest(guest_.memory(), *pagemap_, digest_control_));
   TRY(const auto theirs, expect<Digest>(link_->receive(kWorkTimeout)));
-  answered_at_ = link_->arrived_at();
   report_.verify =
       MigrationReport::Verify{to_string(ours), to_string(theirs.sha256), Clock::now() - begun};
   if (ours == theirs.sha256) return success();
@@ -93,7 +93,7 @@ Result<> Source::commit() {
     enter(SourceEvent::kCommitting);
   }
   const auto now = Clock::now();
-  TRY(link_->send(Commit{to_ns(now - saving_at_), to_ns(now - answered_at_)}));
+  TRY(link_->send(Commit{to_ns(now - counters_at_), to_ns(now - prepared_at_)}));
   TRY(auto reply, link_->receive(kStartTimeout));
   if (const auto* discarded = std::get_if<Discarded>(&reply)) {
     advance(SourceEvent::kPeerDiscarded);

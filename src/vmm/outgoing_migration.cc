@@ -107,8 +107,12 @@ class LoopGuest final : public migration::SourceGuest {
   void throttle(unsigned percent) override {
     boost::asio::post(loop_, [this, percent] { machine_.throttle(percent); });
   }
-  Result<std::vector<std::byte>> save() override {
-    return call_on(loop_, [this] { return machine_.save(); });
+  Result<migration::SavedMachine> save() override {
+    return call_on(loop_, [this]() -> Result<migration::SavedMachine> {
+      const auto counters_at = std::chrono::steady_clock::now();
+      TRY(auto state, machine_.save());
+      return migration::SavedMachine{std::move(state), counters_at};
+    });
   }
   Result<> release_disks() override {
     return call_on(loop_, [this] { return resources_.release_disks(); });

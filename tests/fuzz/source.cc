@@ -40,9 +40,9 @@ class Guest final : public SourceGuest {
     runs = true;
     return success();
   }
-  [[nodiscard]] Result<std::vector<std::byte>> save() override {
+  [[nodiscard]] Result<SavedMachine> save() override {
     check(!runs, "a guest that is saved stands still");
-    return std::vector<std::byte>(3000);
+    return SavedMachine{std::vector<std::byte>(3000), std::chrono::steady_clock::now()};
   }
   [[nodiscard]] Result<> release_disks() override {
     check(!runs && disks, "disks are given up once, by a guest that stands still");

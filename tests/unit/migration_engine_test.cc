@@ -49,9 +49,12 @@ TEST(MigrationEngineTest, CountersGoOnFromWhenTheyWereRead) {
       const std::lock_guard lock(mutex);
       at[call] = Clock::now();
     }
-    // They have gone on while the guest was being paused, which here takes long; and what the
-    // source does before it sends COMMIT is not time that COMMIT is under way.
-    if (call == "source pause 2" || call == "source release 1") std::this_thread::sleep_for(200ms);
+    // They have gone on while the guest was being paused and until they were read, which here
+    // takes long; and what the source does before it sends COMMIT is not time that COMMIT is under
+    // way.
+    if (call == "source pause 2" || call == "source save 2" || call == "source release 1") {
+      std::this_thread::sleep_for(200ms);
+    }
   };
   rig.run();
   rig.expect_arrived();
@@ -60,8 +63,8 @@ TEST(MigrationEngineTest, CountersGoOnFromWhenTheyWereRead) {
   const auto under_way = (at["source release 1"] - at["destination restore 2"]) +
                          (at["destination acquire 1"] - at["source release 1"] - 200ms);
   const auto saved_at = rig.destination_guest.saved_at;
-  EXPECT_GE(saved_at, at["source pause 2"] + 200ms - under_way);
-  EXPECT_LE(saved_at, at["source save 2"] + under_way);
+  EXPECT_GE(saved_at, at["source save 2"] + 200ms - under_way);
+  EXPECT_LE(saved_at, at["destination restore 2"] + under_way);
 }
 
 TEST(MigrationEngineTest, ComparesDigestsWhereAskedTo) {

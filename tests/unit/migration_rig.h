@@ -154,11 +154,11 @@ class FakeSourceGuest final : public SourceGuest {
     throttled = percent;
     most_throttled = std::max(most_throttled, percent);
   }
-  [[nodiscard]] Result<std::vector<std::byte>> save() override {
+  [[nodiscard]] Result<SavedMachine> save() override {
     TRY(world_.call("source save"));
     world_.expect(!world_.source_runs(), "a guest that runs is saved");
     saved.assign(kStateBytes, static_cast<std::byte>(world_.calls("source save")));
-    return saved;
+    return SavedMachine{saved, std::chrono::steady_clock::now()};
   }
   [[nodiscard]] Result<> release_disks() override {
     TRY(world_.call("source release"));
