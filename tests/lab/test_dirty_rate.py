@@ -98,9 +98,11 @@ def test_it_agrees_with_what_the_guest_counts(
     assert found["mode"] == mode and len(found["intervals"]) == count
     begin = found["begun"] - clocks.ahead[0]
     end = begin + found["measured_ms"] / 1000
-    own = unique_pages(guest.workload_lines_until(end, ahead), begin, end, count)
+    lines = guest.workload_lines_until(end, ahead)
+    own = unique_pages(lines, begin, end, count)
     got = sum(found["intervals"]) - sum(besides)
-    print(f"{rate} {vcpus} {mode}: {got} pages measured, {own:.0f} counted: {got / own - 1:+.2%}")
+    print(f"{rate} {vcpus} {mode}: {got} pages measured, {own:.0f} counted: {got / own - 1:+.2%}; "
+          f"{found['intervals']} without {besides}; from {begin:.3f} to {end:.3f} of\n{lines}")
     assert got == pytest.approx(own, rel=TOLERANCE), (found, besides, own)
     assert log_is_off(guest)
 
