@@ -204,6 +204,8 @@ Result<> Destination::receive_until_prepared(DestinationGuest& guest) {
     if (const auto* end = std::get_if<RoundEnd>(&message)) {
       TRY(wait_for_round(end->round));
       TRY(session_->link->send(RoundAck{end->round}));
+    } else if (std::holds_alternative<AskTime>(message)) {
+      TRY(tell_time());
     } else if (const auto* rehearsal = std::get_if<Rehearse>(&message)) {
       TRY(const auto restore_ns, restore(guest, rehearsal->state));
       TRY(session_->link->send(Rehearsed{restore_ns}));
@@ -211,7 +213,6 @@ Result<> Destination::receive_until_prepared(DestinationGuest& guest) {
       TRY(const auto state, expect<State>(std::move(message)));
       TRY(session_->receiver->finish());
       TRY(const auto restore_ns, restore(guest, state.state));
-      prepared_at_ = Clock::now();
       return session_->link->send(Prepared{restore_ns});
     }
   }
@@ -231,6 +232,12 @@ Result<> Destination::wait_for_round(std::uint32_t round) {
     if (session_->complete_rounds >= round) return success();
   }
   return fail(cause(make_error(ErrorKind::kMigration, "round {} has not arrived", round)));
+}
+
+Result<> Destination::tell_time() {
+  const auto asked = session_->link->arrived_at();
+  const auto halfway = asked + (Clock::now() - asked) / 2;
+  return session_->link->send(TimeMessage{to_ns(halfway - session_->begun)});
 }
 
 Result<std::uint64_t> Destination::restore(DestinationGuest& guest,
@@ -271,7 +278,7 @@ Result<> Destination::start(DestinationGuest& guest, const Commit& commit,
   advance(DestinationEvent::kRecordedStart);
   const auto recorded = Clock::now();
   if (!may_run(state())) std::abort();  // two guests would run
-  TRY(guest.start(saved_at(commit, prepared_at_, committed)));
+  TRY(guest.start(saved_at(commit, session_->begun, committed)));
   const Started started{to_ns(acquired - committed), to_ns(recorded - acquired),
                         to_ns(Clock::now() - recorded)};
   // A source that does not hear it asks for the record.

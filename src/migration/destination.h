@@ -56,6 +56,7 @@ class Destination {
   // What one source and its connections are.
   struct Session {
     MigrationId id;
+    Clock::time_point begun = Clock::now();
     Manifest manifest;
     Secret secret{};
     std::vector<std::unique_ptr<Channel>> data;  // those that have come are not null
@@ -85,6 +86,7 @@ class Destination {
   void start_receiver(DestinationGuest& guest);
   [[nodiscard]] Result<Message> next_message();
   [[nodiscard]] Result<> wait_for_round(std::uint32_t round);
+  [[nodiscard]] Result<> tell_time();
   // Why the session cannot go on: what the source says before what was noticed here.
   [[nodiscard]] Error cause(Error noticed);
   [[nodiscard]] Result<std::uint64_t> restore(DestinationGuest& guest,
@@ -110,7 +112,6 @@ class Destination {
   std::unique_ptr<Session> session_;  // set under mutex_; used by the thread of the three
   std::list<std::unique_ptr<Channel>> greeting_;  // under mutex_: connections not yet dispatched
   DigestControl digest_control_;
-  Clock::time_point prepared_at_;  // when PREPARED was sent
   std::thread acceptor_thread_;
 };
 

@@ -207,13 +207,10 @@ std::string_view to_string(DestinationEvent event) {
 }
 
 std::chrono::steady_clock::time_point saved_at(const Commit& commit,
-                                               std::chrono::steady_clock::time_point prepared_at,
+                                               std::chrono::steady_clock::time_point begun,
                                                std::chrono::steady_clock::time_point received_at) {
-  using std::chrono::nanoseconds;
-  const nanoseconds there_and_back = received_at - prepared_at - nanoseconds(commit.turnaround_ns);
-  // A source whose clock runs fast, or one that lies, does not turn the guest's time back.
-  const auto under_way = std::max(there_and_back / 2, nanoseconds(0));
-  return received_at - under_way - nanoseconds(commit.since_save_ns);
+  return std::clamp(begun + std::chrono::nanoseconds(commit.saved_ns), received_at - kMaxSinceSave,
+                    received_at);
 }
 
 }  // namespace vmm::migration

@@ -78,11 +78,11 @@ enum class DestinationEvent : std::uint8_t {
 
 // --- Time ---
 
-// When the guest's counters were read, by the destination's clock: `prepared_at` is when it sent
-// PREPARED, `received_at` when it read COMMIT, which was under way for half of what passed between
-// them without the source's part.
+// When the guest's counters were read, by COMMIT, in a session that began at `begun`. As far as
+// that can be: not behind `received_at`, when COMMIT was read, and not longer than kMaxSinceSave
+// before.
 [[nodiscard]] std::chrono::steady_clock::time_point saved_at(
-    const Commit& commit, std::chrono::steady_clock::time_point prepared_at,
+    const Commit& commit, std::chrono::steady_clock::time_point begun,
     std::chrono::steady_clock::time_point received_at);
 
 }  // namespace vmm::migration

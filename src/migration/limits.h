@@ -20,6 +20,8 @@ inline constexpr std::size_t kMaxText = 1024;
 // How long a guest may stand still while it is handed over, digests included; no part of that takes
 // longer.
 inline constexpr std::chrono::hours kMaxSinceSave{24};
+// What the destination's clock, which begins with the session, shows at most: a year.
+inline constexpr std::chrono::hours kMaxSession{365 * 24};
 inline constexpr std::chrono::milliseconds kDefaultPeerTimeout{10'000};
 // A connection that does not say what it wants within this time is closed.
 inline constexpr std::chrono::milliseconds kPreambleTimeout{5'000};

@@ -70,10 +70,7 @@ struct Encoder {
     return success();
   }
   Result<> operator()(const Prepared& message) const { return put(message.restore_ns); }
-  Result<> operator()(const Commit& message) const {
-    out.put(message.since_save_ns);
-    return put(message.turnaround_ns);
-  }
+  Result<> operator()(const Commit& message) const { return put(message.saved_ns); }
   Result<> operator()(const Started& message) const {
     out.put(message.disks_ns);
     out.put(message.record_ns);
@@ -86,6 +83,8 @@ struct Encoder {
   Result<> operator()(const OutcomeMessage& message) const {
     return put(static_cast<std::uint8_t>(message.outcome));
   }
+  Result<> operator()(const AskTime& /*message*/) const { return success(); }
+  Result<> operator()(const TimeMessage& message) const { return put(message.ns); }
 
   template <WireInteger T>
   Result<> put(T value) const {
@@ -129,10 +128,15 @@ Result<std::uint64_t> get_time(ByteReader& in) {
   return ns;
 }
 
-Result<Message> get_commit(ByteReader& in) {
-  TRY(const auto since_save, get_time(in));
-  TRY(const auto turnaround, get_time(in));
-  return Message(Commit{since_save, turnaround});
+// What the destination's clock shows, in nanoseconds.
+Result<std::uint64_t> get_clock(ByteReader& in) {
+  TRY(const auto ns, in.get<std::uint64_t>());
+  constexpr std::chrono::nanoseconds kMost = kMaxSession;
+  if (ns > static_cast<std::uint64_t>(kMost.count())) {
+    return fail(ErrorKind::kFailed, "{} ns after the session began, at most {} are believed", ns,
+                kMost.count());
+  }
+  return ns;
 }
 
 Result<Message> get_started(ByteReader& in) {
@@ -192,7 +196,7 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
     case MessageType::kPrepared:
       return with_field<Prepared>(get_time(in));
     case MessageType::kCommit:
-      return get_commit(in);
+      return with_field<Commit>(get_clock(in));
     case MessageType::kStarted:
       return get_started(in);
     case MessageType::kDiscarded:
@@ -205,6 +209,10 @@ Result<Message> get_message(MessageType type, ByteReader& in) {
       return Message(Heartbeat{});
     case MessageType::kOutcome:
       return get_outcome(in);
+    case MessageType::kAskTime:
+      return Message(AskTime{});
+    case MessageType::kTime:
+      return with_field<TimeMessage>(get_clock(in));
   }
   return fail(ErrorKind::kFailed, "unknown message type {}", static_cast<std::uint32_t>(type));
 }
@@ -217,9 +225,9 @@ std::string_view to_string(Outcome outcome) {
 
 std::string_view to_string(MessageType type) {
   constexpr std::array<std::string_view, std::variant_size_v<Message>> kNames{
-      "MANIFEST",  "ACCEPT",    "REFUSE", "ROUND_END", "ROUND_ACK", "REHEARSE",
-      "REHEARSED", "STATE",     "VERIFY", "DIGEST",    "PREPARED",  "COMMIT",
-      "STARTED",   "DISCARDED", "DONE",   "CANCEL",    "HEARTBEAT", "OUTCOME"};
+      "MANIFEST", "ACCEPT", "REFUSE",    "ROUND_END", "ROUND_ACK", "REHEARSE", "REHEARSED",
+      "STATE",    "VERIFY", "DIGEST",    "PREPARED",  "COMMIT",    "STARTED",  "DISCARDED",
+      "DONE",     "CANCEL", "HEARTBEAT", "OUTCOME",   "ASK_TIME",  "TIME"};
   const auto index = static_cast<std::size_t>(type) - 1;
   return index < kNames.size() ? kNames[index] : "unknown";
 }
@@ -265,9 +273,9 @@ Result<std::size_t> max_payload(std::uint32_t type) {
       return kMaxMachineState;
     case MessageType::kRehearsed:
     case MessageType::kPrepared:
-      return sizeof(std::uint64_t);
     case MessageType::kCommit:
-      return 2 * sizeof(std::uint64_t);
+    case MessageType::kTime:
+      return sizeof(std::uint64_t);
     case MessageType::kDigest:
       return sizeof(Digest);
     case MessageType::kStarted:
@@ -278,6 +286,7 @@ Result<std::size_t> max_payload(std::uint32_t type) {
     case MessageType::kVerify:
     case MessageType::kDone:
     case MessageType::kHeartbeat:
+    case MessageType::kAskTime:
       return std::size_t{0};
     case MessageType::kOutcome:
       return sizeof(std::uint8_t);

@@ -43,6 +43,8 @@ enum class MessageType : std::uint32_t {
   kCancel,
   kHeartbeat,
   kOutcome,
+  kAskTime,
+  kTime,
 };
 [[nodiscard]] std::string_view to_string(MessageType type);
 
@@ -102,12 +104,8 @@ struct Prepared {
 };
 // Source to destination: the guest is yours.
 struct Commit {
-  // Since the state, and first of it the counters, was saved: what these are advanced by. At most
-  // kMaxSinceSave.
-  std::uint64_t since_save_ns = 0;
-  // Since PREPARED came. What else passed for the destination between these two is the way to the
-  // source and back (as in NTP, RFC 5905 section 8).
-  std::uint64_t turnaround_ns = 0;
+  // When the guest's counters were read, by the destination's clock (TIME). At most kMaxSession.
+  std::uint64_t saved_ns = 0;
   [[nodiscard]] bool operator==(const Commit&) const = default;
 };
 // Destination to source: the guest runs here.
@@ -142,10 +140,19 @@ struct OutcomeMessage {
   Outcome outcome = Outcome::kDiscarded;
   [[nodiscard]] bool operator==(const OutcomeMessage&) const = default;
 };
+// Source to destination: what does your clock show?
+struct AskTime {
+  [[nodiscard]] bool operator==(const AskTime&) const = default;
+};
+// Destination to source: halfway between the question's arrival and this answer.
+struct TimeMessage {
+  std::uint64_t ns = 0;  // since the session began there; at most kMaxSession
+  [[nodiscard]] bool operator==(const TimeMessage&) const = default;
+};
 
 using Message = std::variant<ManifestMessage, Accept, Refuse, RoundEnd, RoundAck, Rehearse,
                              Rehearsed, State, Verify, Digest, Prepared, Commit, Started, Discarded,
-                             Done, Cancel, Heartbeat, OutcomeMessage>;
+                             Done, Cancel, Heartbeat, OutcomeMessage, AskTime, TimeMessage>;
 
 [[nodiscard]] MessageType type_of(const Message& message);
 

@@ -299,6 +299,7 @@ Result<RoundFacts> Source::send_round() {
   TRY(const auto counters, send_pages());
   TRY(receive_ack());
   facts.duration = Clock::now() - begun;
+  TRY(compare_clocks());
   facts.clear_time = tracker_->clear_time() - cleared;
   facts.pages_sent = counters.pages;
   facts.zero_pages = counters.zero_pages;
@@ -349,6 +350,19 @@ Result<> Source::check_hardware_log() {
   if (armed != 0) return success();
   return fail(ErrorKind::kHost,
               "hardware dirty logging is on but the kernel has armed no page for it");
+}
+
+Result<> Source::compare_clocks() {
+  if (!peer_clock_.is_stale(Clock::now())) return success();
+  PeerClock clock;
+  for (int i = 0; i < kTimesAsked; ++i) {
+    const auto asked = Clock::now();
+    TRY(link_->send(AskTime{}));
+    TRY(const auto time, receive<TimeMessage>());
+    clock.learn(asked, Nanoseconds(time.ns), link_->arrived_at());
+  }
+  peer_clock_ = clock;
+  return success();
 }
 
 void Source::set_throttle(unsigned percent) {

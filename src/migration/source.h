@@ -18,6 +18,7 @@
 #include "migration/limits.h"
 #include "migration/manifest.h"
 #include "migration/memory_digest.h"
+#include "migration/peer_clock.h"
 #include "migration/peer_link.h"
 #include "migration/policy.h"
 #include "migration/ram_sender.h"
@@ -48,6 +49,9 @@ class Source {
          std::string destination, const SourceOptions& options);
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
+
+  // How often the destination is asked for its time, one time behind the other.
+  static constexpr int kTimesAsked = 8;
 
   // Returns when the guest runs at the destination, or runs on here with an error that says why
   // (kMigration, or kInterrupted after cancel()), or when a doubt has been resolved. Called once.
@@ -96,6 +100,8 @@ class Source {
   // Slows the guest; 0 gives it its full speed.
   void set_throttle(unsigned percent);
   [[nodiscard]] Result<> rehearse();
+  // Asks the destination for its time, unless that was done just before.
+  [[nodiscard]] Result<> compare_clocks();
   [[nodiscard]] Result<> stop_and_copy();
   [[nodiscard]] Result<> compare_digests();
   [[nodiscard]] Result<> commit();
@@ -148,7 +154,7 @@ class Source {
   Clock::time_point begun_;
   Clock::time_point paused_at_;
   Clock::time_point counters_at_;  // when the guest's counters were read
-  Clock::time_point prepared_at_;  // when PREPARED came
+  PeerClock peer_clock_;
   MigrationReport report_;
 
   // Used by run()'s thread; set, and interrupted by others, under mutex_. Last: their threads use

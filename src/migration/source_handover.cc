@@ -51,7 +51,6 @@ Result<> Source::stop_and_copy() {
                             sent - harvested, report_.parts.harvest,
                             tracker_->clear_time() - cleared, throttle_});
   TRY(const auto prepared, receive<Prepared>());
-  prepared_at_ = link_->arrived_at();
   const auto waited = Clock::now() - harvested;
   // The destination restores as soon as it has everything, which may be before this side has read
   // that it does.
@@ -92,8 +91,7 @@ Result<> Source::commit() {
     if (cancelled_) return fail(ErrorKind::kInterrupted, "the migration was cancelled");
     enter(SourceEvent::kCommitting);
   }
-  const auto now = Clock::now();
-  TRY(link_->send(Commit{to_ns(now - counters_at_), to_ns(now - prepared_at_)}));
+  TRY(link_->send(Commit{to_ns(peer_clock_.at(counters_at_))}));
   TRY(auto reply, link_->receive(kStartTimeout));
   if (const auto* discarded = std::get_if<Discarded>(&reply)) {
     advance(SourceEvent::kPeerDiscarded);

@@ -6,7 +6,8 @@ import zlib
 MIGRATION_ID = bytes.fromhex("00112233445566778899aabbccddeeff")
 NO_SECRET = bytes(16)
 (MANIFEST, ACCEPT, REFUSE, ROUND_END, ROUND_ACK, REHEARSE, REHEARSED, STATE, VERIFY, DIGEST,
- PREPARED, COMMIT, STARTED, DISCARDED, DONE, CANCEL, HEARTBEAT, OUTCOME) = range(1, 19)
+ PREPARED, COMMIT, STARTED, DISCARDED, DONE, CANCEL, HEARTBEAT, OUTCOME, ASK_TIME, TIME
+ ) = range(1, 21)
 PAGES, ZERO, HOLE, DATA_END = 1, 2, 3, 4
 HELLO = b"VMMMIGR1" + struct.pack("<I", 1)
 YES = HELLO + b"\0" + bytes(4)
@@ -39,9 +40,10 @@ def payloads() -> dict[int, bytes]:
         MANIFEST: manifest_bytes(), ACCEPT: bytes(16) + b"\2\0", REFUSE: b"\4" + text("no"),
         ROUND_END: struct.pack("<I", 1), ROUND_ACK: struct.pack("<I", 1), REHEARSE: b"state",
         REHEARSED: struct.pack("<Q", 9), STATE: b"state", VERIFY: b"", DIGEST: bytes(32),
-        PREPARED: struct.pack("<Q", 9), COMMIT: struct.pack("<QQ", 9, 2),
+        PREPARED: struct.pack("<Q", 9), COMMIT: struct.pack("<Q", 9),
         STARTED: struct.pack("<QQQ", 1, 2, 3), DISCARDED: text("no disk"), DONE: b"",
-        CANCEL: text("enough"), HEARTBEAT: b"", OUTCOME: b"\1",
+        CANCEL: text("enough"), HEARTBEAT: b"", OUTCOME: b"\1", ASK_TIME: b"",
+        TIME: struct.pack("<Q", 5),
     }
 
 
@@ -145,7 +147,7 @@ def destination() -> dict[str, bytes]:
     begin = bytes([3])
     data = record(0, PAGES, 0, 2) + record(1, PAGES, 7, 1) + end(0, 1) + end(1, 1)
     more = record(0, ZERO, 0, 512) + record(1, HOLE, 9, 1) + end(0, 2) + end(1, 2)
-    rounds = said(ROUND_END) + said(REHEARSE) + said(ROUND_END, number(2)) + said(STATE)
+    rounds = said(ROUND_END) + said(ASK_TIME) * 8 + said(REHEARSE) + said(ROUND_END, number(2)) + said(STATE)
     return {
         "whole": b"\1" + begin + data + more + rounds + said(VERIFY) + said(COMMIT) + said(DONE),
         "cancelled": b"\0" + begin + data + said(ROUND_END) + said(CANCEL),
@@ -160,12 +162,12 @@ def destination() -> dict[str, bytes]:
 def source() -> dict[str, bytes]:
     """A whole migration as its source hears it, and some that do not end well."""
     def answer(kind: int, value: int) -> bytes:
-        return bytes([3 + kind % 4, kind | value << 2])
-    accept, ack, rehearsed, prepared = 0, 1, 2, 3
+        return bytes([3, kind + value * 5])
+    accept, ack, rehearsed, times, prepared = 0, 1, 2, 3, 4
 
     def timed(kind: int, ns: int) -> bytes:
         return answer(kind, 0) + struct.pack("<Q", ns)
-    begin = answer(accept, 1) + answer(ack, 1) + timed(rehearsed, 9)
+    begin = answer(accept, 1) + answer(ack, 1) + timed(times, 5) + timed(rehearsed, 9)
     rounds = answer(ack, 2) + timed(prepared, 9)
     outcome = YES + struct.pack("<IIB", OUTCOME, 1, 1)
     discarded = YES + struct.pack("<IIB", OUTCOME, 1, 2)
@@ -182,7 +184,9 @@ def source() -> dict[str, bytes]:
         "doubt_resolved": with_query(2, YES) + begin + rounds,
         "not_started": with_query(0, b"") + begin + rounds + said(DISCARDED),
         "refused": with_query(0, b"") + said(REFUSE),
-        "slow": with_query(0, b"") + answer(accept, 1) + answer(ack, 1) + timed(rehearsed, 2**63),
+        "slow": with_query(0, b"") + answer(accept, 1) + answer(ack, 1) + timed(times, 5)
+                + timed(rehearsed, 2**63),
+        "late": with_query(0, b"") + answer(accept, 1) + answer(ack, 1) + timed(times, 2**63),
         "control_run": bytes([32]) + struct.pack("<HB", 0x4000, 0) + answer(accept, 0)
                        + answer(ack, 1),
         "no_data": with_query(16, b"") + answer(accept, 1),

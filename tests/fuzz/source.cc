@@ -95,13 +95,18 @@ struct Script {
   void step(Input& input) {
     put_messages(input, control, input.below(7), [&] {
       const auto value = input.get<std::uint8_t>();
-      switch (value % 4) {
+      switch (value % 5) {
         case 0:
-          return put(Accept{{}, static_cast<std::uint16_t>(value / 4 % kMaxDataChannels + 1)});
+          return put(Accept{{}, static_cast<std::uint16_t>(value / 5 % kMaxDataChannels + 1)});
         case 1:
-          return put(RoundAck{value / 4U});
+          return put(RoundAck{value / 5U});
         case 2:
           return put(Rehearsed{input.get<std::uint64_t>()});
+        case 3: {
+          const TimeMessage time{input.get<std::uint64_t>()};
+          for (int i = 0; i < Source::kTimesAsked; ++i) put(time);
+          return;
+        }
         default:
           return put(Prepared{input.get<std::uint64_t>()});
       }

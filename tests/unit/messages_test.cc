@@ -28,13 +28,15 @@ std::vector<Message> one_of_each() {
           Verify{},
           Digest{filled<std::array<std::byte, 32>>()},
           Prepared{1},
-          Commit{86'400'000'000'000, 1'500},
+          Commit{31'536'000'000'000'000},
           Started{1, 2, 3},
           Discarded{"the disk root is held by another program"},
           Done{},
           Cancel{""},
           Heartbeat{},
-          OutcomeMessage{Outcome::kStarted}};
+          OutcomeMessage{Outcome::kStarted},
+          AskTime{},
+          TimeMessage{1}};
 }
 
 std::uint32_t number(const Message& message) {
@@ -127,11 +129,23 @@ TEST(MessagesTest, GrantsAndRefusalsOfNoMeaningAreNotSent) {
   EXPECT_FALSE(encode_payload(Refuse{ErrorKind::kInDoubt, ""}));
 }
 
+TEST(MessagesTest, NoSessionLastsLongerThanAYear) {
+  const auto with = [](std::uint64_t ns) {
+    return std::vector<Message>{Commit{ns}, TimeMessage{ns}};
+  };
+  constexpr std::uint64_t kYearNs = 31'536'000'000'000'000;
+  for (const Message& message : with(kYearNs)) {
+    EXPECT_TRUE(decode_payload(number(message), encode_payload(message).value()));
+  }
+  for (const Message& message : with(kYearNs + 1)) {
+    EXPECT_FALSE(decode_payload(number(message), encode_payload(message).value()));
+  }
+}
+
 TEST(MessagesTest, NothingOfAHandOverTakesLongerThanADay) {
   constexpr std::uint64_t kDayNs = 86'400'000'000'000;
   const auto with = [](std::uint64_t ns) {
-    return std::vector<Message>{Rehearsed{ns},    Prepared{ns},      Commit{ns, 0},
-                                Commit{0, ns},    Started{ns, 0, 0}, Started{0, ns, 0},
+    return std::vector<Message>{Rehearsed{ns}, Prepared{ns}, Started{ns, 0, 0}, Started{0, ns, 0},
                                 Started{0, 0, ns}};
   };
   for (const Message& message : with(kDayNs)) {

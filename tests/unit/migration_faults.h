@@ -143,6 +143,8 @@ inline Message next_message(MessageType type) {
     case MessageType::kManifest:
       return RoundEnd{1};
     case MessageType::kRoundEnd:
+      return AskTime{};
+    case MessageType::kAskTime:
       return Rehearse{};
     case MessageType::kRehearse:
       return State{};
@@ -151,6 +153,8 @@ inline Message next_message(MessageType type) {
     case MessageType::kAccept:
       return RoundAck{1};
     case MessageType::kRoundAck:
+      return TimeMessage{1};
+    case MessageType::kTime:
       return Rehearsed{1};
     case MessageType::kRehearsed:
       return Prepared{1};
@@ -173,13 +177,15 @@ inline Message message_out_of_turn(MessageType type) {
     case MessageType::kRoundEnd:
     case MessageType::kRehearse:
     case MessageType::kState:
-      return Commit{1, 1};
+    case MessageType::kAskTime:
+      return Commit{1};
     case MessageType::kAccept:
     case MessageType::kRefuse:
     case MessageType::kRoundAck:
     case MessageType::kRehearsed:
     case MessageType::kPrepared:
     case MessageType::kDigest:
+    case MessageType::kTime:
       return Started{};
     case MessageType::kOutcome:
     case MessageType::kStarted:

@@ -36,12 +36,12 @@ std::vector<Subject> subjects() {
     all.push_back({preamble_place(connection), Scene::kMoves, connection == C::kData ? 2U : 1U});
     all.push_back({answer_place(connection), Scene::kMoves, connection == C::kData ? 2U : 1U});
   }
-  for (const auto type :
-       {M::kManifest, M::kRoundEnd, M::kRehearse, M::kState, M::kVerify, M::kCommit, M::kDone}) {
+  for (const auto type : {M::kManifest, M::kRoundEnd, M::kAskTime, M::kRehearse, M::kState,
+                          M::kVerify, M::kCommit, M::kDone}) {
     all.push_back({message_place(true, type), Scene::kMoves, type == M::kRoundEnd ? 2U : 1U});
   }
   for (const auto type :
-       {M::kAccept, M::kRoundAck, M::kRehearsed, M::kPrepared, M::kDigest, M::kStarted}) {
+       {M::kAccept, M::kRoundAck, M::kTime, M::kRehearsed, M::kPrepared, M::kDigest, M::kStarted}) {
     all.push_back({message_place(false, type), Scene::kMoves, type == M::kRoundAck ? 2U : 1U});
   }
   for (const auto type :

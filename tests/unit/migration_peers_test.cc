@@ -105,7 +105,7 @@ TEST_F(DestinationTest, LetsGoOfTheDisksBeforeItSaysThatItHasDiscarded) {
 
 TEST_F(DestinationTest, TakesNoMessageOutOfTurn) {
   for (const Message& message :
-       {Message(Commit{1, 1}), Message(Verify{}), Message(Done{}), Message(RoundEnd{2}),
+       {Message(Commit{1}), Message(Verify{}), Message(Done{}), Message(RoundEnd{2}),
         Message(ManifestMessage{rig.manifest}), Message(Started{})}) {
     SCOPED_TRACE(to_string(type_of(message)));
     MigrationRig other;
@@ -251,8 +251,8 @@ TEST(SourceTest, EndsARoundWhoseControlConnectionIsGone) {
   EXPECT_FALSE(rig.source_guest.log.on);
 }
 
-// What a source makes of a destination that gives these answers, the first of them to its manifest;
-// data connections are taken and read from.
+// What a source makes of a destination that gives these answers, the first of them to its manifest,
+// and a time as often as it asks for it; data connections are taken and read from.
 std::string error_with(std::vector<Message> answers, unsigned max_rounds = 30) {
   MigrationRig rig;
   rig.options.limits.max_rounds = max_rounds;
@@ -267,8 +267,15 @@ std::string error_with(std::vector<Message> answers, unsigned max_rounds = 30) {
     PeerLink link(next(), kLong);
     EXPECT_TRUE(link.receive(kLong));
     std::vector<std::jthread> readers;
+    const auto say = [&link](const Message& answer) {
+      const int times = std::holds_alternative<TimeMessage>(answer) ? Source::kTimesAsked : 1;
+      for (int i = 0; i < times; ++i) {
+        if (!link.send(answer)) return false;
+      }
+      return true;
+    };
     for (const auto& answer : answers) {
-      if (!link.send(answer)) break;
+      if (!say(answer)) break;
       const auto* accept = std::get_if<Accept>(&answer);
       if (accept == nullptr || accept->channels > rig.manifest.channels) continue;
       for (int i = 0; i < accept->channels; ++i) {
@@ -302,20 +309,23 @@ TEST(SourceTest, OpensNoMoreDataChannelsThanItAskedFor) {
 TEST(SourceTest, BelievesNoTimeThatCannotBe) {
   constexpr std::uint64_t kDayNs = 86'400'000'000'000;
   // Not that restoring takes a day, when the answer came at once: the next message is looked at.
-  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{kDayNs}, Done{}}),
+  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, TimeMessage{5}, Rehearsed{kDayNs}, Done{}}),
               HasSubstr("sent DONE where it was to send ROUND_ACK"));
   for (const std::uint64_t more : {kDayNs + 1, std::uint64_t{INT64_MAX}, UINT64_MAX}) {
-    EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{more}}),
+    EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, TimeMessage{5}, Rehearsed{more}}),
                 HasSubstr("message REHEARSED: it took"));
   }
+  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, TimeMessage{366 * kDayNs}}),
+              HasSubstr("message TIME: 31622400000000000 ns after the session began"));
 }
 
 TEST(SourceTest, TakesNoAcknowledgementOfAnotherRound) {
   EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{2}}),
               HasSubstr("acknowledged round 2 instead of 1"));
   // Of the last one, either.
-  EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, Rehearsed{1}, RoundAck{9}}, 1),
-              HasSubstr("acknowledged round 9 instead of 2"));
+  EXPECT_THAT(
+      error_with({Accept{{}, 2}, RoundAck{1}, TimeMessage{5}, Rehearsed{1}, RoundAck{9}}, 1),
+      HasSubstr("acknowledged round 9 instead of 2"));
 }
 
 }  // namespace
