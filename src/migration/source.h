@@ -50,7 +50,7 @@ class Source {
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
 
-  // How often the destination is asked for its time, one time behind the other.
+  // So often the destination is asked for its time; the quickest answer counts.
   static constexpr int kTimesAsked = 8;
 
   // Returns when the guest runs at the destination, or runs on here with an error that says why
@@ -100,7 +100,7 @@ class Source {
   // Slows the guest; 0 gives it its full speed.
   void set_throttle(unsigned percent);
   [[nodiscard]] Result<> rehearse();
-  // Asks the destination for its time, unless that was done just before.
+  // Asks the destination for its time, unless it has told it within the last minute.
   [[nodiscard]] Result<> compare_clocks();
   [[nodiscard]] Result<> stop_and_copy();
   [[nodiscard]] Result<> compare_digests();
