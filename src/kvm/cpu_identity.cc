@@ -89,6 +89,7 @@ Result<CpuIdentity> CpuIdentity::restore(ByteReader& reader) {
   TRY(identity.page_size, reader.get<std::uint64_t>());
   TRY(identity.dczid, reader.get<std::uint64_t>());
   TRY(const auto count, get_count(reader, kMaxIdRegisters, "ID registers"));
+  std::unordered_set<std::uint64_t> seen;
   for (std::uint32_t i = 0; i < count; ++i) {
     IdValue entry;
     TRY(entry.id, reader.get<std::uint64_t>());
@@ -96,6 +97,9 @@ Result<CpuIdentity> CpuIdentity::restore(ByteReader& reader) {
     if (!is_identity_register(entry.id)) {
       return fail(ErrorKind::kFailed, "{} says nothing of a CPU's identity",
                   register_name(entry.id));
+    }
+    if (!seen.insert(entry.id).second) {
+      return fail(ErrorKind::kFailed, "CPU identity has {} twice", register_name(entry.id));
     }
     identity.registers.push_back(entry);
   }

@@ -34,7 +34,8 @@ struct CpuIdentity {
 
   // Appends a version (u32), then the fields.
   void save(ByteWriter& writer) const;
-  // From bytes nobody vouches for: counts are capped, registers are identity registers.
+  // From bytes nobody vouches for: counts are capped, registers are identity registers, each of
+  // them there once.
   [[nodiscard]] static Result<CpuIdentity> restore(ByteReader& reader);
 };
 

@@ -87,9 +87,11 @@ def machine_state() -> dict[str, bytes]:
     counter = struct.pack("<IQQQ", 1, 62_500_000, 1, 2)
     identity = struct.pack("<IIQQQIQQBIQQI", 1, 1, 62_500_000, 4096, 4, 1, midr, 0x410fd0f0, 0, 2,
                            midr, x0, 0x4b00243b)
+    twice = struct.pack("<IIQQQIQQQQBII", 1, 1, 62_500_000, 4096, 4, 2, midr, 1, midr, 2, 0, 0, 0)
     pl061_state = struct.pack("<I", 1) + bytes(range(9))
     return {
         "identity": b"\0" + identity,
+        "register_twice": b"\0" + twice,
         "one": b"\1" + struct.pack("<II", 1, 1) + vcpu + gic(1) + counter,
         "two": b"\2" + struct.pack("<II", 1, 2) + vcpu * 2 + gic(2) + counter,
         "devices": b"\3" + struct.pack("<I", 2)

@@ -78,6 +78,10 @@ TEST(CpuIdentityTest, HostileBytesAreRefused) {
   EXPECT_THAT(refusal(bytes_of(identity)), HasSubstr("S3_0_C2_C0_2 says nothing"));
 
   identity = example();
+  identity.registers.push_back({kMidr, 1});
+  EXPECT_THAT(refusal(bytes_of(identity)), HasSubstr("MIDR_EL1 twice"));
+
+  identity = example();
   identity.registers.resize(257, {kMidr, 0});
   EXPECT_THAT(refusal(bytes_of(identity)), HasSubstr("256 are allowed"));
 
