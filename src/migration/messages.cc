@@ -118,25 +118,22 @@ Result<Message> get_refuse(ByteReader& in) {
   return Message(refuse);
 }
 
-// A time that a part of the hand-over took, in nanoseconds. Sums of a few of them fit everywhere.
-Result<std::uint64_t> get_time(ByteReader& in) {
+Result<std::uint64_t> get_ns(ByteReader& in, std::chrono::nanoseconds most, std::string_view what) {
   TRY(const auto ns, in.get<std::uint64_t>());
-  constexpr std::chrono::nanoseconds kMost = kMaxSinceSave;
-  if (ns > static_cast<std::uint64_t>(kMost.count())) {
-    return fail(ErrorKind::kFailed, "it took {} ns, at most {} are believed", ns, kMost.count());
+  if (ns > to_ns(most)) {
+    return fail(ErrorKind::kFailed, "{} {} ns, at most {} are believed", what, ns, most.count());
   }
   return ns;
 }
 
+// A time that a part of the hand-over took, in nanoseconds. Sums of a few of them fit everywhere.
+Result<std::uint64_t> get_time(ByteReader& in) {
+  return get_ns(in, kMaxSinceSave, "it took");
+}
+
 // What the destination's clock shows, in nanoseconds.
 Result<std::uint64_t> get_clock(ByteReader& in) {
-  TRY(const auto ns, in.get<std::uint64_t>());
-  constexpr std::chrono::nanoseconds kMost = kMaxSession;
-  if (ns > static_cast<std::uint64_t>(kMost.count())) {
-    return fail(ErrorKind::kFailed, "{} ns after the session began, at most {} are believed", ns,
-                kMost.count());
-  }
-  return ns;
+  return get_ns(in, kMaxSession, "since the session began:");
 }
 
 Result<Message> get_started(ByteReader& in) {

@@ -149,7 +149,8 @@ def destination() -> dict[str, bytes]:
     begin = bytes([3])
     data = record(0, PAGES, 0, 2) + record(1, PAGES, 7, 1) + end(0, 1) + end(1, 1)
     more = record(0, ZERO, 0, 512) + record(1, HOLE, 9, 1) + end(0, 2) + end(1, 2)
-    rounds = said(ROUND_END) + said(ASK_TIME) * 8 + said(REHEARSE) + said(ROUND_END, number(2)) + said(STATE)
+    rounds = (said(ROUND_END) + said(ASK_TIME) * 8 + said(REHEARSE) + said(ROUND_END, number(2))
+              + said(STATE))
     return {
         "whole": b"\1" + begin + data + more + rounds + said(VERIFY) + said(COMMIT) + said(DONE),
         "cancelled": b"\0" + begin + data + said(ROUND_END) + said(CANCEL),

@@ -316,7 +316,7 @@ TEST(SourceTest, BelievesNoTimeThatCannotBe) {
                 HasSubstr("message REHEARSED: it took"));
   }
   EXPECT_THAT(error_with({Accept{{}, 2}, RoundAck{1}, TimeMessage{366 * kDayNs}}),
-              HasSubstr("message TIME: 31622400000000000 ns after the session began"));
+              HasSubstr("message TIME: since the session began: 31622400000000000 ns"));
 }
 
 TEST(SourceTest, TakesNoAcknowledgementOfAnotherRound) {
